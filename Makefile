@@ -1,0 +1,61 @@
+# vmfr: file-level restore from KubeVirt VM backups. `make` lists what can be done.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+FUZZTIME ?= 30s
+GOLANGCI := go tool -modfile=tools/go.mod golangci-lint
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+.PHONY: demo
+demo: build ## build, serve the embedded sample and pull a file from it (needs Go alone)
+	@test/demo.sh bin/vmfr-agent
+
+.PHONY: build
+build: ## build bin/vmfr-agent
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/vmfr-agent ./agent
+
+.PHONY: deps
+deps: ## install the Debian packages that the tests use (root)
+	@test/deps.sh test
+
+.PHONY: check
+check: lint unit ## quick: lint, vet and unit tests
+
+.PHONY: lint
+lint: ## go vet, golangci-lint with the import rules, gofmt
+	go vet ./...
+	$(GOLANGCI) run ./...
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo 'lint: run gofmt -w on these files' >&2; exit 1; }
+
+.PHONY: unit
+unit: ## all Go tests; those whose tools are missing are skipped
+	go test ./...
+
+.PHONY: test
+test: deps lint ## install what is needed and run every test: lint, all suites, the race detector, fuzzing
+	VMFR_TEST_REQUIRE=1 go test -timeout 20m ./...
+	VMFR_TEST_REQUIRE=1 test/race.sh
+	test/fuzz.sh $(FUZZTIME)
+
+.PHONY: race
+race: ## the concurrent packages under the race detector
+	test/race.sh
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME (default 30s) each
+	test/fuzz.sh $(FUZZTIME)
+
+.PHONY: bench
+bench: build ## measure us against the kernel, guestmount and OpenSSH; writes docs/benchmarks.md (root, about 20 minutes)
+	@test/deps.sh bench
+	go run ./bench -agent bin/vmfr-agent -out docs
+
+.PHONY: image
+image: ## build the container image with the container tool in IMAGE_TOOL (default podman)
+	$(or $(IMAGE_TOOL),podman) build -t vmfr:$(VERSION) .

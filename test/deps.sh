@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# deps.sh test|bench: installs the Debian packages that the tests or the benchmarks use, where they are missing.
+set -euo pipefail
+test_packages=(attr acl curl debootstrap e2fsprogs fdisk fuse3 gcc libc6-dev gdisk libcap2-bin mount openssh-client openssh-server
+  dosfstools ntfs-3g lvm2 btrfs-progs cryptsetup-bin python3-minimal qemu-utils rsync sshfs util-linux xfsprogs)
+bench_packages=("${test_packages[@]}" libguestfs-tools supermin linux-image-cloud-amd64 qemu-system-x86 zstd)
+case "${1:-}" in
+  test) want=("${test_packages[@]}") ;;
+  bench) want=("${bench_packages[@]}") ;;
+  *) echo "usage: $0 test|bench" >&2; exit 2 ;;
+esac
+missing=()
+for p in "${want[@]}"; do
+  [ "$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null)" = installed ] || missing+=("$p")
+done
+[ ${#missing[@]} -gt 0 ] || exit 0
+if [ "$(id -u)" != 0 ]; then
+  echo "deps: these packages are missing, install them as root: ${missing[*]}" >&2
+  exit 1
+fi
+echo "deps: installing ${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq
+apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
