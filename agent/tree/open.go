@@ -212,7 +212,7 @@ func (d *openedDisk) explain() {
 		if v.Error != "" {
 			why = append(why, v.Name+": "+v.Error)
 			d.report.Advice = v.Advice
-		} else if v.Content != "" {
+		} else {
 			why = append(why, v.Name+" holds "+v.Content)
 		}
 	}
@@ -260,7 +260,7 @@ func describe(s engine.Signature) string {
 	case s.Type != "":
 		return s.Type
 	case s.Kind == engine.KindEmpty:
-		return "empty"
+		return "zeros"
 	}
-	return "unknown"
+	return "nothing that this build recognizes"
 }
