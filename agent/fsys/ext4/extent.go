@@ -1,0 +1,175 @@
+package ext4
+
+import (
+	"encoding/binary"
+	"sort"
+
+	"vmfr/agent/fsys"
+)
+
+// An extent tree ("Extent Tree" in the kernel's documentation): each node is a header of 12
+// bytes and entries of 12; the root lies in i_block, the others fill a block and may end with
+// a checksum.
+const (
+	extentMagic      = 0xF30A
+	extentEntrySize  = 12
+	maxExtentDepth   = 5       // the kernel's limit: enough for 2^32 blocks of 1 KiB
+	maxExtentLen     = 1 << 15 // a longer length marks an unwritten extent, plus this
+	logicalEnd       = 1 << 32 // one past the last logical block of an extent-mapped file
+	rootExtentsLimit = (blockMapSize - extentEntrySize) / extentEntrySize
+)
+
+// mapped is one run of a file: count blocks from logical on lie at phys, or are zeros where
+// phys is 0 (a hole or an unwritten extent).
+type mapped struct {
+	logical, count, phys uint64
+}
+
+// extentLeaf is one decoded leaf: all that is mapped of logical blocks [first, end).
+type extentLeaf struct {
+	first, end uint64
+	runs       []mapped // ascending, disjoint, inside [first, end)
+}
+
+// find returns the run from lblk on, first <= lblk < end.
+func (l *extentLeaf) find(lblk uint64) mapped {
+	i := sort.Search(len(l.runs), func(i int) bool { return l.runs[i].logical > lblk })
+	if i > 0 {
+		r := l.runs[i-1]
+		if in := lblk - r.logical; in < r.count {
+			r.logical, r.count = lblk, r.count-in
+			if r.phys != 0 {
+				r.phys += in
+			}
+			return r
+		}
+	}
+	end := l.end
+	if i < len(l.runs) {
+		end = l.runs[i].logical
+	}
+	return mapped{logical: lblk, count: end - lblk}
+}
+
+// extentNode is the header and entries of one node.
+type extentNode struct {
+	depth   int
+	entries []byte
+}
+
+// parseExtentNode checks the header: magic, counts within the node's limit. off is the node's
+// place in the volume for errors, -1 for the root.
+func parseExtentNode(num uint32, b []byte, limit int, off int64) (extentNode, error) {
+	bad := func(reason string, args ...any) error {
+		return fsys.Corrupt("ext4", "extent tree", fsys.Ino(num), off, reason, args...)
+	}
+	le := binary.LittleEndian
+	entries, maxEntries, depth := int(le.Uint16(b[2:])), int(le.Uint16(b[4:])), int(le.Uint16(b[6:]))
+	switch {
+	case le.Uint16(b) != extentMagic:
+		return extentNode{}, bad("magic is %#04x", le.Uint16(b))
+	case maxEntries == 0 || maxEntries > limit || entries > maxEntries:
+		return extentNode{}, bad("%d of %d entries where %d fit", entries, maxEntries, limit)
+	case depth > maxExtentDepth:
+		return extentNode{}, bad("depth %d", depth)
+	case depth > 0 && entries == 0:
+		return extentNode{}, bad("an index node without entries")
+	}
+	return extentNode{depth, b[extentEntrySize : extentEntrySize*(1+entries)]}, nil
+}
+
+// extentLeafAt walks from the root to the leaf that covers lblk. Depth falls by one with every
+// step, so the walk ends.
+func (f *FS) extentLeafAt(n *inode, lblk uint64) (*extentLeaf, error) {
+	node, err := parseExtentNode(n.num, n.block[:], rootExtentsLimit, -1)
+	if err != nil {
+		return nil, err
+	}
+	first, end, off := uint64(0), uint64(logicalEnd), int64(-1)
+	for node.depth > 0 {
+		child, lo, hi, err := indexStep(n.num, node.entries, first, end, lblk, off)
+		if err != nil {
+			return nil, err
+		}
+		if child == 0 { // before the first entry: nothing is mapped there
+			return &extentLeaf{first: lo, end: hi}, nil
+		}
+		first, end = lo, hi
+		b, err := f.block("extent tree", n.num, child)
+		if err != nil {
+			return nil, err
+		}
+		off = int64(child * f.sb.blockSize)
+		next, err := parseExtentNode(n.num, b, int(f.sb.blockSize-extentEntrySize)/extentEntrySize, off)
+		if err != nil {
+			return nil, err
+		}
+		if next.depth != node.depth-1 {
+			return nil, fsys.Corrupt("ext4", "extent tree", fsys.Ino(n.num), off, "depth %d below depth %d", next.depth, node.depth)
+		}
+		if f.sb.metadataCsum() {
+			// The checksum follows the last possible entry; 4 bytes at least always remain.
+			tail := extentEntrySize * (1 + int(binary.LittleEndian.Uint16(b[4:])))
+			if got, want := crc32c(n.csumSeed, b[:tail]), binary.LittleEndian.Uint32(b[tail:]); got != want {
+				return nil, fsys.Corrupt("ext4", "extent tree", fsys.Ino(n.num), off, "checksum is %#08x, its bytes give %#08x", want, got)
+			}
+		}
+		node = next
+	}
+	return f.decodeLeaf(n.num, node.entries, first, end, off)
+}
+
+// indexStep finds the child that covers lblk among the entries of an index node that covers
+// [first, end), and the range that the child covers. child is 0 where lblk comes before all.
+func indexStep(num uint32, entries []byte, first, end, lblk uint64, off int64) (child, lo, hi uint64, err error) {
+	lo, hi = first, end
+	prev := int64(-1)
+	for e := entries; len(e) > 0; e = e[extentEntrySize:] {
+		start := uint64(binary.LittleEndian.Uint32(e))
+		if int64(start) <= prev || start < first || start >= end {
+			return 0, 0, 0, fsys.Corrupt("ext4", "extent tree", fsys.Ino(num), off, "index entries out of order at logical block %d", start)
+		}
+		prev = int64(start)
+		if start <= lblk {
+			lo = start
+			child = uint64(binary.LittleEndian.Uint32(e[4:])) | uint64(binary.LittleEndian.Uint16(e[8:]))<<32
+			if child == 0 {
+				return 0, 0, 0, fsys.Corrupt("ext4", "extent tree", fsys.Ino(num), off, "index entry without a block")
+			}
+		} else if hi == end {
+			hi = start
+		}
+	}
+	return child, lo, hi, nil
+}
+
+// decodeLeaf decodes and checks the extents of a leaf that covers [first, end).
+func (f *FS) decodeLeaf(num uint32, entries []byte, first, end uint64, off int64) (*extentLeaf, error) {
+	leaf := &extentLeaf{first: first, end: end, runs: make([]mapped, 0, len(entries)/extentEntrySize)}
+	next := first
+	for e := entries; len(e) > 0; e = e[extentEntrySize:] {
+		r := mapped{
+			logical: uint64(binary.LittleEndian.Uint32(e)),
+			count:   uint64(binary.LittleEndian.Uint16(e[4:])),
+			phys:    uint64(binary.LittleEndian.Uint16(e[6:]))<<32 | uint64(binary.LittleEndian.Uint32(e[8:])),
+		}
+		unwritten := r.count > maxExtentLen
+		if unwritten {
+			r.count -= maxExtentLen
+		}
+		if r.count == 0 || r.logical < next || r.logical+r.count > end {
+			return nil, fsys.Corrupt("ext4", "extent tree", fsys.Ino(num), off,
+				"extent of %d blocks at logical block %d, where [%d, %d) is free", r.count, r.logical, next, end)
+		}
+		if !f.sb.validBlocks(r.phys, r.count) {
+			return nil, fsys.Corrupt("ext4", "extent tree", fsys.Ino(num), off,
+				"logical block %d: blocks %d to %d are outside the file system", r.logical, r.phys, r.phys+r.count-1)
+		}
+		if unwritten {
+			r.phys = 0
+		}
+		next = r.logical + r.count
+		leaf.runs = append(leaf.runs, r)
+	}
+	return leaf, nil
+}
