@@ -1,0 +1,174 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// mounted is a file system of one of the contenders.
+type mounted struct {
+	root string // where the guest's root is
+	pids func() []int
+	stop func() error
+}
+
+type mounter struct {
+	name  string
+	mount func(c config, f format) (mounted, error)
+}
+
+var (
+	kernel = mounter{"kernel", mountKernel}
+	ours   = mounter{"vmfr", mountOurs}
+	guest  = mounter{"guestmount", mountGuest}
+)
+
+func mountKernel(c config, f format) (mounted, error) {
+	dir, err := os.MkdirTemp(c.work, "kernel")
+	if err != nil {
+		return mounted{}, err
+	}
+	if err := sh("mount", "-o", "loop,ro", f.path, dir); err != nil {
+		return mounted{}, err
+	}
+	return mounted{root: dir, pids: func() []int { return nil }, stop: func() error {
+		return errors.Join(sh("umount", dir), os.Remove(dir))
+	}}, nil
+}
+
+func mountOurs(c config, f format) (mounted, error) {
+	dir, err := os.MkdirTemp(c.work, "vmfr")
+	if err != nil {
+		return mounted{}, err
+	}
+	cmd := exec.Command(c.agent, "mount", "--log-level", "warn", "--disk", "b/d="+f.path+",format="+f.kind, dir)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return mounted{}, err
+	}
+	if err := cmd.Start(); err != nil {
+		return mounted{}, err
+	}
+	// The ready line; the first byte read through the mount is what latency measures.
+	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+		return mounted{}, fmt.Errorf("vmfr-agent mount said nothing: %w", err)
+	}
+	m := mounted{root: filepath.Join(dir, "backups/b/d"), pids: func() []int { return []int{cmd.Process.Pid} }}
+	m.stop = func() error {
+		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			return err
+		}
+		return errors.Join(cmd.Wait(), os.Remove(dir))
+	}
+	return m, nil
+}
+
+func mountGuest(c config, f format) (mounted, error) {
+	dir, err := os.MkdirTemp(c.work, "guest")
+	if err != nil {
+		return mounted{}, err
+	}
+	pidFile := dir + ".pid"
+	cmd := exec.Command("guestmount", "--ro", "--format="+f.kind, "-a", f.path, "-m", "/dev/sda", "--pid-file", pidFile, dir)
+	cmd.Env = append(os.Environ(), "LIBGUESTFS_BACKEND=direct")
+	if !kvmWorks() {
+		cmd.Env = append(cmd.Env, "LIBGUESTFS_BACKEND_SETTINGS=force_tcg")
+	}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return mounted{}, fmt.Errorf("guestmount: %w: %s", err, out)
+	}
+	m := mounted{root: dir}
+	m.pids = func() []int {
+		b, err := os.ReadFile(pidFile)
+		if err != nil {
+			return nil
+		}
+		pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+		if err != nil {
+			return nil
+		}
+		return append(children(pid), pid)
+	}
+	m.stop = func() error {
+		pids := m.pids()
+		if err := sh("guestunmount", dir); err != nil {
+			return err
+		}
+		for _, pid := range pids { // the appliance ends a little after the mount
+			for range 300 {
+				if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); err != nil {
+					break
+				}
+				time.Sleep(100 * time.Millisecond)
+			}
+		}
+		return os.Remove(dir)
+	}
+	return m, nil
+}
+
+// kvmWorks tells whether /dev/kvm can be opened; libguestfs does not fall back by itself.
+func kvmWorks() bool {
+	f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
+	if err != nil {
+		return false
+	}
+	_ = f.Close()
+	return true
+}
+
+// children lists the processes below pid.
+func children(pid int) []int {
+	var all []int
+	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	if err != nil {
+		return nil
+	}
+	for _, l := range lists {
+		b, err := os.ReadFile(l)
+		if err != nil {
+			continue
+		}
+		for _, s := range strings.Fields(string(b)) {
+			if k, err := strconv.Atoi(s); err == nil {
+				all = append(append(all, k), children(k)...)
+			}
+		}
+	}
+	return all
+}
+
+// peakMiB is the sum of the processes' peak resident sizes (VmHWM).
+func peakMiB(pids []int) float64 {
+	var kib int
+	for _, pid := range pids {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		if err != nil {
+			continue
+		}
+		for _, line := range strings.Split(string(b), "\n") {
+			if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+				n, err := strconv.Atoi(strings.Fields(rest)[0])
+				if err == nil {
+					kib += n
+				}
+			}
+		}
+	}
+	return float64(kib) / 1024
+}
+
+// dropCaches empties the page, dentry and inode caches.
+func dropCaches() error {
+	syscall.Sync()
+	return os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0o200)
+}

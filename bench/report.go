@@ -1,0 +1,161 @@
+package main
+
+import (
+	_ "embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"text/template"
+)
+
+// report is what benchmarks.json holds.
+type report struct {
+	Date    string `json:"date"`
+	CPUs    int    `json:"cpus"`
+	Runs    int    `json:"runs"`
+	FileMiB int    `json:"fileMiB"`
+	Files   int    `json:"files"`
+	Rows    []*row `json:"rows"`
+}
+
+// row is one measurement of all contenders. A ratio above 1 means that we are better.
+type row struct {
+	Name   string               `json:"name"`
+	Format string               `json:"format"`
+	Unit   string               `json:"unit"`
+	Values map[string][]float64 `json:"values"` // by contender, every run
+	Median map[string]float64   `json:"median"`
+	Ratio  map[string]float64   `json:"ratio"` // us against the contender
+}
+
+func (r *report) add(name, format, who, unit string, values []float64) {
+	i := slices.IndexFunc(r.Rows, func(x *row) bool { return x.Name == name && x.Format == format })
+	if i < 0 {
+		i = len(r.Rows)
+		r.Rows = append(r.Rows, &row{Name: name, Format: format, Unit: unit,
+			Values: map[string][]float64{}, Median: map[string]float64{}, Ratio: map[string]float64{}})
+	}
+	w := r.Rows[i]
+	w.Values[who] = values
+	w.Median[who] = median(values)
+	for other, m := range w.Median {
+		us := w.Median[ours.name]
+		if other == ours.name || us == 0 || m == 0 {
+			continue
+		}
+		if w.Unit == "MiB/s" {
+			w.Ratio[other] = us / m
+		} else { // less is better
+			w.Ratio[other] = m / us
+		}
+	}
+}
+
+func median(v []float64) float64 {
+	if len(v) == 0 {
+		return 0
+	}
+	s := slices.Sorted(slices.Values(v))
+	if n := len(s); n%2 == 0 {
+		return (s[n/2-1] + s[n/2]) / 2
+	}
+	return s[len(s)/2]
+}
+
+func number(v float64) string {
+	switch {
+	case v == 0:
+		return ""
+	case v < 10:
+		return fmt.Sprintf("%.2f", v)
+	case v < 100:
+		return fmt.Sprintf("%.1f", v)
+	}
+	return fmt.Sprintf("%.0f", v)
+}
+
+func (r *report) markdown() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "| measurement | image | unit | vmfr | kernel loop mount | guestmount | OpenSSH | ratio to kernel | to guestmount | to OpenSSH |\n")
+	b.WriteString("| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n")
+	for _, w := range r.Rows {
+		fmt.Fprintf(&b, "| %s | %s | %s |", w.Name, w.Format, w.Unit)
+		for _, who := range []string{"vmfr", "kernel", "guestmount", "OpenSSH"} {
+			fmt.Fprintf(&b, " %s |", number(w.Median[who]))
+		}
+		for _, who := range []string{"kernel", "guestmount", "OpenSSH"} {
+			fmt.Fprintf(&b, " %s |", number(w.Ratio[who]))
+		}
+		b.WriteString("\n")
+	}
+	return b.String()
+}
+
+//go:embed chart.svg.tmpl
+var chartTemplate string
+
+//go:embed page.md.tmpl
+var pageTemplate string
+
+// bar is one line of the chart: a ratio on a logarithmic axis.
+type bar struct {
+	Label string
+	Text  string
+	Y     int
+	X, W  float64
+	Color string
+}
+
+const (
+	chartZero   = 470.0 // x of ratio 1
+	chartDecade = 130.0 // width of a factor of ten
+	chartRow    = 18    // height of a bar with its gap
+)
+
+func (r *report) bars() []bar {
+	colors := map[string]string{"kernel": "#6b7280", "guestmount": "#2563eb", "OpenSSH": "#059669"}
+	var out []bar
+	for _, who := range []string{"guestmount", "kernel", "OpenSSH"} {
+		for _, w := range r.Rows {
+			ratio := w.Ratio[who]
+			if ratio == 0 {
+				continue
+			}
+			x := math.Log10(ratio) * chartDecade
+			out = append(out, bar{
+				Label: w.Name + ", " + w.Format + " / " + who, Text: number(ratio) + "×", Y: 40 + len(out)*chartRow,
+				X: chartZero + min(x, 0), W: max(math.Abs(x), 1), Color: colors[who],
+			})
+		}
+	}
+	return out
+}
+
+func (r *report) write(dir string) error {
+	j, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	bars := r.bars()
+	render := func(name, text string, data any) error {
+		t, err := template.New(name).Parse(text)
+		if err != nil {
+			return err
+		}
+		f, err := os.Create(filepath.Join(dir, name))
+		if err != nil {
+			return err
+		}
+		return errors.Join(t.Execute(f, data), f.Close())
+	}
+	return errors.Join(
+		os.WriteFile(filepath.Join(dir, "benchmarks.json"), append(j, '\n'), 0o644),
+		render("benchmarks.svg", chartTemplate, map[string]any{"Bars": bars, "Height": 60 + len(bars)*chartRow, "Zero": chartZero}),
+		render("benchmarks.md", pageTemplate, map[string]any{"Report": r, "Table": r.markdown()}),
+	)
+}

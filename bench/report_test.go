@@ -1,0 +1,72 @@
+package main
+
+import (
+	"encoding/json"
+	"encoding/xml"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestMedian(t *testing.T) {
+	for _, c := range []struct {
+		in   []float64
+		want float64
+	}{{nil, 0}, {[]float64{3}, 3}, {[]float64{9, 1, 5}, 5}, {[]float64{4, 1, 2, 3}, 2.5}} {
+		if got := median(c.in); got != c.want {
+			t.Errorf("median(%v) = %v, want %v", c.in, got, c.want)
+		}
+	}
+}
+
+// TestRatios: more MiB/s and fewer seconds both give a ratio above 1 when we are better,
+// whichever contender was measured first.
+func TestRatios(t *testing.T) {
+	r := &report{}
+	r.add("read", "raw", "kernel", "MiB/s", []float64{100})
+	r.add("read", "raw", "vmfr", "MiB/s", []float64{50})
+	r.add("find", "raw", "vmfr", "s", []float64{2})
+	r.add("find", "raw", "guestmount", "s", []float64{10})
+	if got := r.Rows[0].Ratio["kernel"]; got != 0.5 {
+		t.Errorf("throughput ratio %v, want 0.5", got)
+	}
+	if got := r.Rows[1].Ratio["guestmount"]; got != 5 {
+		t.Errorf("time ratio %v, want 5", got)
+	}
+	dir := t.TempDir()
+	if err := r.write(dir); err != nil {
+		t.Fatal(err)
+	}
+	md, err := os.ReadFile(filepath.Join(dir, "benchmarks.md"))
+	if err != nil || !strings.Contains(string(md), "| find | raw | s | 2.00 |  | 10.0 |  |  | 5.00 |  |") {
+		t.Errorf("benchmarks.md lacks the row of find (%v):\n%s", err, md)
+	}
+	var back report
+	j, err := os.ReadFile(filepath.Join(dir, "benchmarks.json"))
+	if err != nil || json.Unmarshal(j, &back) != nil || len(back.Rows) != 2 {
+		t.Errorf("benchmarks.json: %v: %s", err, j)
+	}
+	svg, err := os.Open(filepath.Join(dir, "benchmarks.svg"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer svg.Close()
+	bars := 0
+	for d := xml.NewDecoder(svg); ; {
+		tok, err := d.Token()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatalf("benchmarks.svg: %v", err)
+		}
+		if s, ok := tok.(xml.StartElement); ok && s.Name.Local == "rect" {
+			bars++
+		}
+	}
+	if bars != 3 { // the background and two ratios
+		t.Errorf("%d rectangles in the chart, want 3", bars)
+	}
+}
