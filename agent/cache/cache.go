@@ -14,8 +14,8 @@ import (
 	"sync/atomic"
 )
 
-// shards spreads contention: more than twice the cores of a large node make no difference.
-const shards = 16
+// maxShards spreads contention: more than twice the cores of a large node make no difference.
+const maxShards = 16
 
 // Cache maps keys to values that cost something to make. It is safe for concurrent use.
 type Cache[K comparable, V any] struct {
@@ -23,7 +23,7 @@ type Cache[K comparable, V any] struct {
 	size   func(V) int64
 	hits   atomic.Uint64
 	misses atomic.Uint64
-	shard  [shards]shard[K, V]
+	shard  []shard[K, V]
 }
 
 type shard[K comparable, V any] struct {
@@ -50,9 +50,16 @@ type flight[V any] struct {
 // New returns a cache that keeps at most limit bytes as told by size, which must be constant
 // for a value and positive. A value larger than limit/16 is handed out but not kept.
 func New[K comparable, V any](limit int64, size func(V) int64) *Cache[K, V] {
-	c := &Cache[K, V]{seed: maphash.MakeSeed(), size: size}
+	return NewShards[K](limit, maxShards, size)
+}
+
+// NewShards is New with n shards (1 to 16; brought into that range): few large values need
+// few shards, since each keeps at most limit/n bytes and drops values on its own.
+func NewShards[K comparable, V any](limit int64, n int, size func(V) int64) *Cache[K, V] {
+	n = max(1, min(n, maxShards))
+	c := &Cache[K, V]{seed: maphash.MakeSeed(), size: size, shard: make([]shard[K, V], n)}
 	for i := range c.shard {
-		c.shard[i].limit = limit / shards
+		c.shard[i].limit = limit / int64(n)
 		c.shard[i].entries = make(map[K]*list.Element)
 		c.shard[i].flights = make(map[K]*flight[V])
 		c.shard[i].lru.Init()
@@ -61,7 +68,7 @@ func New[K comparable, V any](limit int64, size func(V) int64) *Cache[K, V] {
 }
 
 func (c *Cache[K, V]) of(k K) *shard[K, V] {
-	return &c.shard[maphash.Comparable(c.seed, k)%shards]
+	return &c.shard[maphash.Comparable(c.seed, k)%uint64(len(c.shard))]
 }
 
 // Get returns the value of k, calling load where it is not kept. Concurrent calls for one key

@@ -1,0 +1,129 @@
+package image
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// build opens the chain from the top down into m.layers. Every file opened here is in
+// m.owned, also when an error is returned.
+func (m *Image) build(top Source, detected bool, o Options) error {
+	m.detected, m.tables = detected, newTableCache()
+	for src, given := top, 0; ; {
+		l, err := m.openLayer(src)
+		if err != nil {
+			return err
+		}
+		m.layers = append(m.layers, l)
+		name, format := "", ""
+		if q, ok := l.(*qcow2); ok {
+			name, format = q.h.backing, q.h.backingFormat
+		}
+		if name == "" {
+			if given < len(o.Backing) {
+				return fmt.Errorf("%w: %s has no backing file, but %s is given as one", ErrUnsupported, src.File.Name(), o.Backing[given].File.Name())
+			}
+			break
+		}
+		refuse := func(why string) error {
+			return fmt.Errorf("%w: backing file %q of %s: %s", ErrUnsupported, name, src.File.Name(), why)
+		}
+		if detected {
+			return refuse("the image was only detected as qcow2, and a guest can write a qcow2 header onto its raw disk; " +
+				"pass format=qcow2 if it is one")
+		}
+		if len(m.layers) == MaxChain {
+			return refuse(fmt.Sprintf("the chain has more than %d files; commit some of them with qemu-img commit", MaxChain))
+		}
+		if given < len(o.Backing) {
+			src = o.Backing[given]
+			given++
+			if src.File == nil || src.Format == "" {
+				return refuse("it is given without its format; pass format=raw or format=qcow2")
+			}
+			continue
+		}
+		f, err := openBeside(o.Dir, name)
+		if err != nil {
+			if why, ok := err.(refusal); ok {
+				return refuse(string(why))
+			}
+			return fmt.Errorf("backing file %q of %s: %w; put it beside the top image or hand it over explicitly", name, src.File.Name(), err)
+		}
+		m.owned = append(m.owned, f)
+		switch format {
+		case string(FormatRaw), string(FormatQCOW2):
+		case "":
+			return refuse("the image does not tell its format, which is never guessed; hand it over explicitly with its format, " +
+				"or record it with qemu-img rebase -u -F")
+		default:
+			return refuse(fmt.Sprintf("its format is %q, and only raw and qcow2 are read", format))
+		}
+		src = Source{f, Format(format)}
+	}
+	m.size = m.layers[0].size()
+	if m.size == 0 {
+		return fmt.Errorf("%w: the disk in %s has a virtual size of 0 bytes", ErrUnsupported, top.File.Name())
+	}
+	var err error
+	m.packs, err = newPacks(m, o.CacheBytes)
+	return err
+}
+
+// openLayer opens one file of the chain, which must not be in it already.
+func (m *Image) openLayer(src Source) (layer, error) {
+	f, err := openHost(src.File)
+	if err != nil {
+		return nil, err
+	}
+	st, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("image: %w", err)
+	}
+	for _, l := range m.layers {
+		if up, err := l.host().Stat(); err == nil && os.SameFile(st, up) {
+			return nil, fmt.Errorf("%w: %s is its own backing file, directly or through others", ErrCorrupt, f.Name())
+		}
+	}
+	switch src.Format {
+	case FormatRaw:
+		return openRaw(f), nil
+	case FormatQCOW2:
+		return openQCOW2(f, len(m.layers), m.tables)
+	}
+	return nil, fmt.Errorf("%w: format %q of %s is unknown; formats are raw and qcow2", ErrUnsupported, src.Format, f.Name())
+}
+
+// refusal says why a backing file name is not followed.
+type refusal string
+
+func (r refusal) Error() string { return string(r) }
+
+// openBeside opens the file that a header names, in dir only and only by a bare file name:
+// a name with a directory, or one that QEMU would take for a protocol ("json:", "nbd:"), could
+// lead anywhere. A symbolic link that leaves dir is refused by os.Root.
+func openBeside(dir *os.Root, name string) (*os.File, error) {
+	switch {
+	case strings.ContainsRune(name, '/'), name == ".", name == "..":
+		return nil, refusal("a path is not followed; hand the file over explicitly, or put it beside the top image and " +
+			"record its bare name with qemu-img rebase -u")
+	case strings.ContainsRune(name, ':'):
+		return nil, refusal("a protocol or option string is not followed; hand the file over explicitly")
+	case strings.ContainsRune(name, 0):
+		return nil, refusal("not a file name")
+	case dir == nil:
+		return nil, refusal("no folder is known to look it up in; hand it over explicitly")
+	}
+	// O_NONBLOCK: a pipe of that name must not hang the open; openHost then refuses it.
+	f, err := dir.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		err = pe.Err // the name is in the caller's text
+	}
+	return f, err
+}
