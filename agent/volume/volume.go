@@ -131,9 +131,13 @@ func (s *scanner) scan() ([]numbered, error) {
 	case g != nil:
 		return s.gpt(g, m)
 	}
-	if sig.Kind == probe.KindUnknown && m.marked {
+	switch {
+	case sig.Kind != probe.KindUnknown:
+	case m.statuses():
 		s.table.Scheme, s.table.SectorSize, s.table.ID = "mbr", mbrSize, m.id()
 		s.warnings.add("the partition table has no usable partition; the disk is offered as a whole")
+	case m.marked:
+		s.warnings.add("sector 0 is marked as a boot sector, but holds neither a partition table nor a known file system; the disk is offered as a whole")
 	}
 	return s.whole(), nil
 }
