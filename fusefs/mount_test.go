@@ -1,0 +1,249 @@
+package fusefs
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"vmfr/agent/engine"
+	"vmfr/agent/extent"
+	"vmfr/agent/fsys"
+	"vmfr/agent/fsys/ext4"
+	"vmfr/agent/image"
+	"vmfr/agent/tree"
+	"vmfr/agent/volume"
+	"vmfr/test/fixture"
+)
+
+// native is the engine of these tests.
+type native struct{}
+
+func (native) Name() string { return "ext4" }
+
+func (native) Open(v volume.Volume) (fsys.FS, error) { return ext4.Open(v, ext4.Options{}) }
+
+// newTree is the tree of one backup, b, with one disk for each image: d0, d1, ...
+func newTree(t testing.TB, e engine.Engine, images ...string) *tree.Tree {
+	t.Helper()
+	b := tree.Backup{Name: "b", VM: "vm1", Timestamp: time.Unix(1_700_000_000, 0)}
+	for i, img := range images {
+		b.Disks = append(b.Disks, tree.Disk{Name: "d" + string(rune('0'+i)), Format: "raw", Reader: openImage(t, img)})
+	}
+	tr, err := tree.New(t.Context(), tree.Config{Backups: []tree.Backup{b}, Engines: []engine.Engine{e}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = tr.Close() })
+	for _, d := range tr.Backups()[0].Disks {
+		if d.State != tree.StateReadable {
+			t.Fatalf("disk %s is %s: %s", d.Name, d.State, d.Error)
+		}
+	}
+	return tr
+}
+
+func openImage(t testing.TB, path string) extent.Reader {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := image.Open(image.Source{File: f, Format: image.FormatRaw}, image.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = img.Close(); _ = f.Close() })
+	return img
+}
+
+// testLog shows the server's log where a test fails.
+type testLog struct{ testing.TB }
+
+func (l testLog) Write(p []byte) (int, error) {
+	l.Log(strings.TrimSpace(string(p)))
+	return len(p), nil
+}
+
+func logTo(t testing.TB) *slog.Logger { return slog.New(slog.NewTextHandler(testLog{t}, nil)) }
+
+// serve mounts a tree and returns the server and the mount point.
+func serve(t testing.TB, tr *tree.Tree, o Options) (*Server, string) {
+	t.Helper()
+	fixture.NeedRoot(t)
+	dir := t.TempDir()
+	if o.Log == nil {
+		o.Log = logTo(t)
+	}
+	s, err := Mount(dir, tr, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		if err := s.Unmount(ctx); err != nil {
+			t.Error(err)
+		}
+		if n := s.Panics(); n != 0 {
+			t.Errorf("%d panics in fusefs", n)
+		}
+	})
+	return s, dir
+}
+
+func TestMountRefusesBadDirectories(t *testing.T) {
+	tr := emptyTree(t)
+	full := t.TempDir()
+	if err := os.WriteFile(filepath.Join(full, "file"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for dir, want := range map[string]string{
+		full:                         "is not empty",
+		filepath.Join(full, "none"):  "create the directory first",
+		filepath.Join(full, "file"):  "is not a directory",
+		filepath.Join(full, "x", ""): "create the directory first",
+	} {
+		s, err := Mount(dir, tr, Options{})
+		if err == nil {
+			_ = s.Unmount(t.Context())
+			t.Errorf("mounted at %s", dir)
+		} else if !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", dir, err, want)
+		}
+	}
+}
+
+func emptyTree(t testing.TB) *tree.Tree {
+	t.Helper()
+	tr, err := tree.New(t.Context(), tree.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tr
+}
+
+func TestMountOptions(t *testing.T) {
+	_, dir := serve(t, emptyTree(t), Options{AllowOther: true, DefaultPermissions: true})
+	got := strings.TrimSpace(fixture.Run(t, "findmnt", "-n", "-o", "SOURCE,FSTYPE,OPTIONS", dir))
+	for _, want := range []string{"vmfr", "fuse.vmfr", "ro", "nosuid", "nodev", "noexec", "allow_other", "default_permissions"} {
+		found := false
+		for _, w := range strings.FieldsFunc(got, func(r rune) bool { return r == ' ' || r == ',' }) {
+			found = found || w == want
+		}
+		if !found {
+			t.Errorf("%q is not among the options: %s", want, got)
+		}
+	}
+	m, err := lookupMount(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ra, err := os.ReadFile("/sys/class/bdi/" + m.dev + "/read_ahead_kb"); err == nil && strings.TrimSpace(string(ra)) != "1024" {
+		t.Errorf("read-ahead is %s KiB", ra)
+	}
+}
+
+func TestUnmountWhileFileIsOpen(t *testing.T) {
+	fixture.NeedRoot(t)
+	dir := t.TempDir()
+	s, err := Mount(dir, emptyTree(t), Options{Grace: 50 * time.Millisecond, Log: logTo(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.Open(filepath.Join(dir, "METADATA.json"), unix.O_RDONLY|unix.O_DIRECT, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := s.Unmount(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-s.Done():
+	default:
+		t.Error("the server has not ended")
+	}
+	if _, err := unix.Pread(fd, make([]byte, 16), 0); err == nil {
+		t.Error("the open file can still be read")
+	}
+	if names, err := os.ReadDir(dir); err != nil || len(names) > 0 {
+		t.Errorf("mount point after unmount: %v, %v", names, err)
+	}
+	if err := s.Unmount(t.Context()); err != nil {
+		t.Errorf("a second Unmount: %v", err)
+	}
+}
+
+func TestSomebodyElseUnmounts(t *testing.T) {
+	fixture.Need(t, "fusermount3")
+	s, dir := serve(t, emptyTree(t), Options{})
+	fixture.Run(t, "fusermount3", "-u", dir)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := s.Wait(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A server that was killed leaves a mount that answers ENOTCONN.
+func TestStaleMountIsRemoved(t *testing.T) {
+	fixture.NeedRoot(t)
+	dir := t.TempDir()
+	dev, err := Attach(dir, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := dev.Close(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	if _, err := os.Stat(dir); err == nil {
+		t.Fatal("the control failed: the mount is not stale")
+	}
+	s, err := Mount(dir, emptyTree(t), Options{Log: logTo(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.ReadFile(filepath.Join(dir, "README.txt")); err != nil {
+		t.Error(err)
+	}
+	if err := s.Unmount(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if _, err := lookupMount(dir); err == nil {
+		t.Error("a mount is left")
+	}
+}
+
+// Who mounts and who serves may be two processes.
+func TestServeOnADescriptor(t *testing.T) {
+	fixture.NeedRoot(t)
+	dir := t.TempDir()
+	dev, err := Attach(dir, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	s, err := Serve(dev, emptyTree(t), Options{Log: logTo(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out := fixture.Run(t, "ls", "-a", dir); !strings.Contains(out, "README.txt") {
+		t.Errorf("ls: %s", out)
+	}
+	if err := s.Unmount(t.Context()); err == nil {
+		t.Error("Unmount of a foreign mount must be refused")
+	}
+	fixture.Run(t, "umount", dir)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := s.Wait(ctx); err != nil {
+		t.Error(err)
+	}
+}
