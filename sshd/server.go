@@ -1,0 +1,224 @@
+package sshd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gliderlabs/ssh"
+	gossh "golang.org/x/crypto/ssh"
+
+	"vmfr/agent/tree"
+)
+
+const (
+	// drainPoll is how often a stopping server looks for idle connections; one that had no
+	// open file for drainIdle has received the answer to its last close.
+	drainPoll = 50 * time.Millisecond
+	drainIdle = 250 * time.Millisecond
+	// acceptPause is the wait after a failed accept (out of descriptors, mostly).
+	acceptPause = 100 * time.Millisecond
+)
+
+// server is one run of Serve.
+type server struct {
+	tree *tree.Tree
+	cfg  Config
+
+	mu     sync.Mutex
+	conns  map[*conn]struct{}
+	byAddr map[string]int
+	wg     sync.WaitGroup // connections
+	panics atomic.Uint64
+}
+
+// conn is one TCP connection.
+type conn struct {
+	net.Conn
+	addr     string
+	login    *login
+	files    atomic.Int64 // open handles
+	lastFile atomic.Int64 // unix nanoseconds of the last close of a handle
+	sessions atomic.Int64 // open channels
+	alive    sync.Once    // starts keepalive
+	ended    chan struct{}
+	wg       sync.WaitGroup // sessions
+}
+
+func newServer(t *tree.Tree, c Config) *server {
+	return &server{tree: t, cfg: c, conns: map[*conn]struct{}{}, byAddr: map[string]int{}}
+}
+
+// run accepts until ctx ends or l fails, then drains.
+func (s *server) run(ctx context.Context, l net.Listener) error {
+	stop := context.AfterFunc(ctx, func() { l.Close() })
+	defer stop()
+	err := s.accept(ctx, l)
+	l.Close()
+	s.drain()
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+func (s *server) accept(ctx context.Context, l net.Listener) error {
+	for {
+		c, err := l.Accept()
+		switch {
+		case err == nil:
+			s.admit(c)
+		case ctx.Err() != nil || errors.Is(err, net.ErrClosed):
+			return fmt.Errorf("ssh: accept: %w", err)
+		default:
+			s.cfg.Log.Warn("ssh: accept", "err", err)
+			select {
+			case <-ctx.Done():
+			case <-time.After(acceptPause):
+			}
+		}
+	}
+}
+
+// admit starts a connection unless a limit is reached; then the client reads why, in the lines
+// that RFC 4253, section 4.2, allows before the version.
+func (s *server) admit(nc net.Conn) {
+	addr := nc.RemoteAddr().String()
+	if host, _, err := net.SplitHostPort(addr); err == nil {
+		addr = host
+	}
+	c := &conn{Conn: newWriteBehind(nc), addr: addr, ended: make(chan struct{})}
+	s.mu.Lock()
+	full := len(s.conns) >= s.cfg.MaxConns || s.byAddr[addr] >= s.cfg.MaxConnsPerAddr
+	if !full {
+		s.conns[c] = struct{}{}
+		s.byAddr[addr]++
+		s.wg.Add(1)
+	}
+	s.mu.Unlock()
+	if full {
+		s.cfg.Log.Warn("ssh: too many connections", "remote", addr)
+		_ = nc.SetWriteDeadline(time.Now().Add(time.Second))
+		_, _ = nc.Write([]byte("Too many connections: close another one and try again.\r\n"))
+		nc.Close()
+		return
+	}
+	s.cfg.Counters.Conns(1)
+	go s.serveConn(c)
+}
+
+func (s *server) serveConn(c *conn) {
+	defer func() {
+		c.Close()
+		close(c.ended)
+		c.wg.Wait()
+		s.mu.Lock()
+		delete(s.conns, c)
+		if s.byAddr[c.addr]--; s.byAddr[c.addr] == 0 {
+			delete(s.byAddr, c.addr)
+		}
+		s.mu.Unlock()
+		s.cfg.Counters.Conns(-1)
+		s.wg.Done()
+	}()
+	defer s.net("connection")
+	c.login = newLogin(s, c)
+	defer c.login.end()
+	srv := &ssh.Server{
+		Version:              "vmfr_" + s.cfg.Version,
+		HostSigners:          []ssh.Signer{s.cfg.HostKey},
+		PublicKeyHandler:     s.authorize,
+		ServerConfigCallback: func(ssh.Context) *gossh.ServerConfig { return s.sshConfig(c.login) },
+		ConnectionFailedCallback: func(_ net.Conn, err error) {
+			s.cfg.Log.Info("ssh: login not completed", "remote", c.addr, "err", err)
+		},
+		ChannelHandlers: map[string]ssh.ChannelHandler{
+			"session": func(_ *ssh.Server, sc *gossh.ServerConn, ch gossh.NewChannel, _ ssh.Context) { s.session(c, sc, ch) },
+			"default": func(_ *ssh.Server, _ *gossh.ServerConn, ch gossh.NewChannel, _ ssh.Context) { s.refuseChannel(ch) },
+		},
+		RequestHandlers: map[string]ssh.RequestHandler{
+			"keepalive@openssh.com": func(ssh.Context, *ssh.Server, *gossh.Request) (bool, []byte) { return true, nil },
+		},
+		SubsystemHandlers: map[string]ssh.SubsystemHandler{},
+	}
+	srv.HandleConn(c)
+}
+
+// net is the last net under a goroutine that talks to a client; it must be deferred directly.
+func (s *server) net(what string) {
+	if p := recover(); p != nil {
+		s.panics.Add(1)
+		s.cfg.Log.Error("ssh: internal error", "in", what, "panic", p, "stack", string(debug.Stack()))
+	}
+}
+
+// drain closes connections as they become idle, and all of them after the grace, and returns
+// when they have ended.
+func (s *server) drain() {
+	over := time.Now().Add(s.cfg.ShutdownGrace)
+	tick := time.NewTicker(drainPoll)
+	defer tick.Stop()
+	for {
+		s.mu.Lock()
+		left := len(s.conns)
+		for c := range s.conns {
+			if time.Now().After(over) || c.idleFor() >= drainIdle {
+				c.Close()
+			}
+		}
+		s.mu.Unlock()
+		if left == 0 {
+			break
+		}
+		<-tick.C
+	}
+	s.wg.Wait()
+}
+
+// idleFor tells for how long no file has been open.
+func (c *conn) idleFor() time.Duration {
+	if c.files.Load() > 0 {
+		return 0
+	}
+	return time.Since(time.Unix(0, c.lastFile.Load()))
+}
+
+// login watches a connection until its client has logged in.
+type login struct {
+	s     *server
+	c     *conn
+	timer *time.Timer
+	done  atomic.Bool
+}
+
+func newLogin(s *server, c *conn) *login {
+	l := &login{s: s, c: c}
+	l.timer = time.AfterFunc(s.cfg.LoginGrace, func() {
+		if !l.done.Load() {
+			s.cfg.Log.Info("ssh: login took too long", "remote", c.addr)
+			c.Close()
+		}
+	})
+	return l
+}
+
+// tried is called by x/crypto/ssh after every attempt to log in.
+func (l *login) tried(m gossh.ConnMetadata, method string, err error) {
+	switch {
+	case err == nil:
+		l.end()
+		l.s.cfg.Log.Info("ssh: logged in", "remote", l.c.addr, "client", string(m.ClientVersion()))
+	case method != "none":
+		l.s.cfg.Log.Info("ssh: login refused", "remote", l.c.addr, "user", m.User(), "method", method)
+	}
+}
+
+func (l *login) end() {
+	l.done.Store(true)
+	l.timer.Stop()
+}

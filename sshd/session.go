@@ -1,0 +1,137 @@
+package sshd
+
+import (
+	"fmt"
+	"net"
+	"time"
+
+	gossh "golang.org/x/crypto/ssh"
+
+	"vmfr/agent/tree"
+)
+
+// refuseChannel answers direct-tcpip, forwarded-tcpip, streamlocal, x11, tun and the rest.
+func (s *server) refuseChannel(ch gossh.NewChannel) {
+	s.cfg.Counters.Count(tree.OpRefused)
+	_ = ch.Reject(gossh.Prohibited, "this server offers sftp only, no forwarding")
+}
+
+// session serves one channel of type session (RFC 4254, section 6).
+func (s *server) session(c *conn, sc *gossh.ServerConn, nc gossh.NewChannel) {
+	c.wg.Add(1)
+	defer c.wg.Done()
+	defer s.net("session")
+	if c.sessions.Add(1) > maxSessions {
+		c.sessions.Add(-1)
+		s.cfg.Counters.Count(tree.OpRefused)
+		_ = nc.Reject(gossh.ResourceShortage, fmt.Sprintf("more than %d sessions on one connection", maxSessions))
+		return
+	}
+	defer c.sessions.Add(-1)
+	ch, reqs, err := nc.Accept()
+	if err != nil {
+		return
+	}
+	defer ch.Close()
+	c.alive.Do(func() { go s.keepalive(c, sc) })
+	var sftpDone chan struct{} // set once the subsystem runs
+	for {
+		select {
+		case req, ok := <-reqs:
+			if !ok {
+				if sftpDone != nil {
+					ch.Close()
+					<-sftpDone
+				}
+				return
+			}
+			switch {
+			case req.Type == "subsystem" && sftpDone == nil && stringPayload(req) == "sftp":
+				_ = req.Reply(true, nil)
+				sftpDone = make(chan struct{})
+				c.wg.Add(1)
+				go func() {
+					defer c.wg.Done()
+					defer close(sftpDone)
+					defer s.net("sftp")
+					s.serveSFTP(c, ch)
+				}()
+			case sftpDone != nil:
+				_ = req.Reply(false, nil)
+			case s.refuse(sc, ch, req):
+				return
+			}
+		case <-sftpDone:
+			exit(ch, 0)
+			return
+		}
+	}
+}
+
+// refuse answers a request for anything but sftp and tells whether that ends the session.
+// shell and exec are accepted first, since a client shows what the server writes only then.
+func (s *server) refuse(sc *gossh.ServerConn, ch gossh.Channel, req *gossh.Request) bool {
+	switch req.Type {
+	case "shell", "exec":
+		_ = req.Reply(true, nil)
+	case "subsystem":
+		defer func() { _ = req.Reply(false, nil) }()
+	default: // pty-req, env, x11-req, auth-agent-req@openssh.com, signal, window-change, ...
+		_ = req.Reply(false, nil)
+		return false
+	}
+	s.cfg.Counters.Count(tree.OpRefused)
+	host, port := "HOST", "22"
+	if h, p, err := net.SplitHostPort(sc.LocalAddr().String()); err == nil {
+		host, port = h, p
+	}
+	fmt.Fprintf(ch.Stderr(), "this server offers sftp only: sftp -P %s %s@%s\r\n", port, s.cfg.User, host)
+	exit(ch, 1)
+	return true
+}
+
+// stringPayload decodes the one string of a subsystem or exec request.
+func stringPayload(req *gossh.Request) string {
+	var p struct{ Value string }
+	if gossh.Unmarshal(req.Payload, &p) != nil {
+		return ""
+	}
+	return p.Value
+}
+
+// exit tells the client the session's status (RFC 4254, section 6.10).
+func exit(ch gossh.Channel, status uint32) {
+	_, _ = ch.SendRequest("exit-status", false, gossh.Marshal(struct{ Status uint32 }{status}))
+	_ = ch.CloseWrite()
+}
+
+// keepalive asks a client for signs of life until its connection ends, and closes it when there
+// is none: otherwise a client whose network vanished behind a proxy would keep its place for
+// hours. Any answer will do, also a refusal.
+func (s *server) keepalive(c *conn, sc *gossh.ServerConn) {
+	tick := time.NewTicker(s.cfg.Keepalive)
+	defer tick.Stop()
+	answer := make(chan struct{}, 1)
+	for missed, asking := 0, false; ; {
+		select {
+		case <-c.ended:
+			return
+		case <-answer:
+			missed, asking = 0, false
+		case <-tick.C:
+			if asking {
+				if missed++; missed >= keepaliveMisses {
+					s.cfg.Log.Info("ssh: client gives no sign of life", "remote", c.addr)
+					c.Close()
+					return
+				}
+				continue
+			}
+			asking = true
+			go func() {
+				_, _, _ = sc.SendRequest("keepalive@openssh.com", true, nil)
+				answer <- struct{}{}
+			}()
+		}
+	}
+}
