@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"strings"
 
 	"vmfr/agent/extent"
 	"vmfr/agent/fsys"
@@ -62,7 +63,7 @@ func Open(v volume.Volume, engines []Engine) (Opened, error) {
 		if err == nil {
 			return Opened{FS: f, Engine: e.Name()}, nil
 		}
-		err = fmt.Errorf("%s: %w", e.Name(), err)
+		err = named(e, err)
 		if !errors.Is(err, fsys.ErrUnsupported) || errors.Is(err, fsys.ErrCorrupt) {
 			return Opened{}, err
 		}
@@ -72,6 +73,14 @@ func Open(v volume.Volume, engines []Engine) (Opened, error) {
 	}
 	refused.Signature = Identify(v)
 	return Opened{}, refused
+}
+
+// named puts the engine's name before an error that does not start with it already.
+func named(e Engine, err error) error {
+	if strings.HasPrefix(err.Error(), e.Name()+": ") {
+		return err
+	}
+	return fmt.Errorf("%s: %w", e.Name(), err)
 }
 
 // open is one engine's attempt, with the last net below it.

@@ -62,6 +62,7 @@ func (e *UnsupportedError) what() string {
 	s := "this volume"
 	switch {
 	case e.Signature.Type == "":
+		s += " holds a format"
 	case e.Signature.Kind == KindContainer:
 		s += " is a container of type " + e.Signature.Type
 	default:
