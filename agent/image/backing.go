@@ -13,6 +13,12 @@ import (
 // build opens the chain from the top down into m.layers. Every file opened here is in
 // m.owned, also when an error is returned.
 func (m *Image) build(top Source, detected bool, o Options) error {
+	for i, b := range o.Backing {
+		if b.File == nil || b.Format == "" {
+			return fmt.Errorf("%w: backing file number %d of %s is given without a file or without its format; "+
+				"pass format=raw or format=qcow2", ErrUnsupported, i+1, top.File.Name())
+		}
+	}
 	m.detected, m.tables = detected, newTableCache()
 	for src, given := top, 0; ; {
 		l, err := m.openLayer(src)
@@ -43,9 +49,6 @@ func (m *Image) build(top Source, detected bool, o Options) error {
 		if given < len(o.Backing) {
 			src = o.Backing[given]
 			given++
-			if src.File == nil || src.Format == "" {
-				return refuse("it is given without its format; pass format=raw or format=qcow2")
-			}
 			continue
 		}
 		f, err := openBeside(o.Dir, name)

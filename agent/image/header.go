@@ -87,6 +87,9 @@ func readHeader(f hostFile) (header, error) {
 		return fail(ErrUnsupported, "version %d; only 2 and 3 are known", version)
 	}
 	h.version = int(version)
+	if n < headerSizeV2 || version >= 3 && n < headerSizeV3 {
+		return fail(ErrCorrupt, "the file ends in it")
+	}
 
 	bits := v.U32(20)
 	if bits < minClusterBits || bits > maxClusterBits {
@@ -107,11 +110,8 @@ func readHeader(f hostFile) (header, error) {
 			return fail(ErrCorrupt, "header_length %d is not a multiple of 8 within %d to a cluster", length, headerSizeV3)
 		}
 		if length > headerSizeV3 {
-			h.compression = v.U8(104)
+			h.compression = v.U8(104) // 0 where the file ends before it: found out below
 		}
-	}
-	if v.Err() != nil {
-		return fail(ErrCorrupt, "the file ends in it")
 	}
 
 	// The extensions are read before the features are judged: they can name unknown ones.

@@ -219,3 +219,12 @@ func checkMap(t testing.TB, m *Image, path, format string) {
 		}
 	}
 }
+
+func readFile(t testing.TB, path string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
