@@ -1,0 +1,484 @@
+package ext4_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"vmfr/agent/extent"
+	"vmfr/agent/fsys"
+	"vmfr/agent/fsys/ext4"
+	"vmfr/agent/fsys/ext4/jbd2"
+	"vmfr/agent/fsys/fsystest"
+	"vmfr/test/fixture"
+)
+
+// openImage opens an image file with our engine.
+func openImage(t testing.TB, img string, o ext4.Options) (*ext4.FS, error) {
+	t.Helper()
+	f, err := os.Open(img)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	st, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := extent.Section(hostFile{f, st.Size()}, 0, st.Size())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ext4.Open(r, o)
+}
+
+// hostFile is a raw image: every byte lies in the file.
+type hostFile struct {
+	*os.File
+	size int64
+}
+
+func (h hostFile) Size() int64 { return h.size }
+
+func (h hostFile) Extent(off, max int64) (extent.Extent, error) {
+	max, err := extent.CheckExtent(h.size, off, max)
+	return extent.Extent{Len: max, Host: h.File, HostOff: off}, err
+}
+
+// checkDirty lets the kernel recover a copy of a dirty image, and requires that our view of the
+// image itself is the same, that it is not without the journal, and that nothing was written.
+func checkDirty(t *testing.T, img string) {
+	t.Helper()
+	before := fixture.Sum(t, img)
+	copied := fixture.Copy(t, img)
+	dir := fixture.Mount(t, copied, "ext4", "rw,noatime", 0, 0)
+	want := fixture.Manifest(t, dir)
+	fixture.Unmount(t, dir)
+
+	fs, err := openImage(t, img, ext4.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	j := fs.Info().Journal
+	t.Logf("journal: %s; %d objects", j, len(want))
+	if !strings.HasPrefix(j, "replayed") {
+		t.Errorf("the journal was to be dirty, and is %q", j)
+	}
+	fsystest.Run(t, fs, want)
+
+	if without, err := openImage(t, img, ext4.Options{NoReplay: true}); err == nil {
+		got, err := fsystest.WalkFS(without)
+		if err == nil && len(fsystest.Diff(want, got)) == 0 {
+			t.Error("the tree is the same without the journal: this test shows nothing")
+		}
+	}
+	if after := fixture.Sum(t, img); after != before {
+		t.Errorf("the image has changed: sha256 %s, was %s", after, before)
+	}
+}
+
+// dirty makes a file system, mounts it, runs load, and stops it as a crash would.
+func dirty(t *testing.T, size int64, mkfs []string, mount string, flush bool, load func(t *testing.T, dir string)) string {
+	t.Helper()
+	fixture.NeedRoot(t)
+	img := fixture.Ext4(t, "", size, mkfs...)
+	dir := fixture.Mount(t, img, "ext4", mount, 0, 0)
+	load(t, dir)
+	return crash(t, img, dir, flush)
+}
+
+// crash stops a mounted file system and returns the image as it is at that moment. The kernel would
+// still bring committed blocks home when it unmounts: a crash does not, and without them the
+// tree is an old one. Some may be on their way while the copy is made, which changes nothing:
+// the log holds them too.
+func crash(t *testing.T, img, dir string, flush bool) string {
+	t.Helper()
+	fixture.Shutdown(t, dir, flush)
+	return fixture.Copy(t, img)
+}
+
+func churn(seed uint64, steps int) func(*testing.T, string) {
+	return func(t *testing.T, dir string) {
+		t.Helper()
+		if err := fixture.Churn(dir, seed, steps, nil); err != nil {
+			t.Fatal(err)
+		}
+		syncFS(t, dir)
+		more := filepath.Join(dir, "not synced")
+		if err := os.Mkdir(more, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := fixture.Churn(more, seed+1, steps/4, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func syncFS(t *testing.T, dir string) {
+	t.Helper()
+	d, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if err := unix.Syncfs(int(d.Fd())); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestDirtyJournal is the matrix of formats and journal modes.
+func TestDirtyJournal(t *testing.T) {
+	small := []string{"-J", "size=4"}
+	for _, c := range []struct {
+		name  string
+		mkfs  []string
+		mount string
+		flush bool
+		steps int
+	}{
+		{name: "ordered 4k csum v3", mkfs: []string{"-b", "4096"}, flush: true, steps: 600},
+		{name: "ordered 4k without flush", mkfs: []string{"-b", "4096"}, steps: 600},
+		{name: "ordered 1k", mkfs: []string{"-b", "1024"}, flush: true, steps: 600},
+		{name: "ordered 2k without flush", mkfs: []string{"-b", "2048"}, steps: 600},
+		{name: "no checksums 64bit", mkfs: []string{"-b", "4096", "-O", "^metadata_csum,64bit"}, flush: true, steps: 600},
+		{name: "no checksums 32bit", mkfs: []string{"-b", "4096", "-O", "^metadata_csum,^64bit"}, flush: true, steps: 600},
+		{name: "csum v3 32bit", mkfs: []string{"-b", "1024", "-O", "metadata_csum,^64bit"}, flush: true, steps: 600},
+		{name: "checksum v1", mkfs: []string{"-b", "4096", "-O", "^metadata_csum"}, mount: "journal_checksum", flush: true, steps: 600},
+		{name: "async commit v1", mkfs: []string{"-b", "1024", "-O", "^metadata_csum"}, mount: "journal_async_commit,data=writeback", flush: true, steps: 600},
+		{name: "async commit v3", mkfs: []string{"-b", "4096"}, mount: "journal_async_commit,data=writeback", flush: true, steps: 600},
+		{name: "data=journal", mkfs: []string{"-b", "4096"}, mount: "data=journal", flush: true, steps: 400},
+		{name: "data=journal 1k no checksums", mkfs: []string{"-b", "1024", "-O", "^metadata_csum,^64bit"}, mount: "data=journal", steps: 400},
+		{name: "ext3", mkfs: []string{"-t", "ext3", "-b", "4096"}, flush: true, steps: 600},
+		{name: "ext3 1k small inodes", mkfs: []string{"-t", "ext3", "-b", "1024", "-I", "128"}, flush: true, steps: 600},
+		{name: "log that wraps 1k", mkfs: append([]string{"-b", "1024", "-O", "^metadata_csum"}, "-J", "size=1"), mount: "data=journal", flush: true, steps: 800},
+		{name: "log that wraps 4k", mkfs: append([]string{"-b", "4096"}, small...), mount: "data=journal", flush: true, steps: 800},
+		{name: "bigalloc inline_data", mkfs: []string{"-b", "4096", "-O", "bigalloc,inline_data,ea_inode,large_dir"}, flush: true, steps: 400},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			opts := "rw,noatime"
+			if c.mount != "" {
+				opts += "," + c.mount
+			}
+			checkDirty(t, dirty(t, 96<<20, c.mkfs, opts, c.flush, churn(uint64(len(c.name)), c.steps)))
+		})
+	}
+}
+
+// TestDirtyUnderLoad stops the file system while it is being changed.
+func TestDirtyUnderLoad(t *testing.T) {
+	for i, flush := range []bool{false, true, false, true} {
+		t.Run(fmt.Sprintf("%d flush=%v", i, flush), func(t *testing.T) {
+			img := dirty(t, 96<<20, []string{"-b", "4096", "-J", "size=4"}, "rw,noatime", flush, func(t *testing.T, dir string) {
+				if err := fixture.Churn(dir, uint64(i), 400, nil); err != nil {
+					t.Fatal(err)
+				}
+				started, done := make(chan struct{}), make(chan error, 1)
+				go func() {
+					sub := filepath.Join(dir, "load")
+					if err := os.Mkdir(sub, 0o755); err != nil {
+						done <- err
+						return
+					}
+					close(started)
+					done <- fixture.Churn(sub, uint64(i)+100, 1<<30, nil)
+				}()
+				<-started
+				fixture.Shutdown(t, dir, flush)
+				if err := <-done; err != nil {
+					t.Fatal(err)
+				}
+			})
+			checkDirty(t, img)
+		})
+	}
+}
+
+// TestDirtySnapshots takes consistent images of a running file system, as a storage snapshot
+// does: clones of its image file while load runs.
+func TestDirtySnapshots(t *testing.T) {
+	fixture.NeedRoot(t)
+	fixture.Need(t, "mkfs.xfs")
+	host := filepath.Join(t.TempDir(), "host.xfs")
+	fixture.Sparse(t, host, 1<<30)
+	fixture.Run(t, "mkfs.xfs", "-q", "-m", "reflink=1", host)
+	hostDir := fixture.Mount(t, host, "xfs", "rw,noatime", 0, 0)
+	img := filepath.Join(hostDir, "guest.img")
+	fixture.Sparse(t, img, 96<<20)
+	fixture.Ext4At(t, img, 0, 96<<20, "", "-b", "4096", "-J", "size=8")
+	dir := fixture.Mount(t, img, "ext4", "rw,noatime,commit=1", 0, 0)
+
+	stop, done := make(chan struct{}), make(chan error, 1)
+	progress := filepath.Join(dir, "progress")
+	go func() {
+		var err error
+		for round := 0; err == nil; round++ {
+			select {
+			case <-stop:
+				done <- nil
+				return
+			default:
+			}
+			sub := filepath.Join(dir, fmt.Sprintf("round%d", round%3))
+			if err = os.RemoveAll(sub); err == nil {
+				if err = os.Mkdir(sub, 0o755); err == nil {
+					err = fixture.Churn(sub, uint64(round), 300, stop)
+				}
+			}
+			if err == nil {
+				err = os.WriteFile(progress, []byte(fmt.Sprint(round)), 0o644)
+			}
+		}
+		done <- err
+	}()
+	var snaps []string
+	for i := range 4 {
+		// The next snapshot is of a different moment: one more round has ended.
+		for last := readString(progress); readString(progress) == last; {
+			unix.Sync()
+		}
+		snap := filepath.Join(hostDir, fmt.Sprintf("snap%d.img", i))
+		fixture.Run(t, "cp", "--reflink=always", img, snap)
+		snaps = append(snaps, snap)
+	}
+	close(stop)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	fixture.Unmount(t, dir)
+	for i, snap := range snaps {
+		t.Run(fmt.Sprint(i), func(t *testing.T) { checkDirty(t, snap) })
+	}
+}
+
+func readString(path string) string {
+	b, _ := os.ReadFile(path)
+	return string(b)
+}
+
+// TestDirtyOrphans stops a file system with files that are open and have no name any more, and
+// with a large truncation just done.
+func TestDirtyOrphans(t *testing.T) {
+	for _, features := range []string{"extent", "^64bit,^extent", "orphan_file"} {
+		t.Run(features, func(t *testing.T) {
+			img := dirty(t, 96<<20, []string{"-b", "1024", "-O", features}, "rw,noatime", true, func(t *testing.T, dir string) {
+				big := filepath.Join(dir, "big")
+				if err := os.WriteFile(big, bytes.Repeat([]byte("big"), 4<<20), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				var gone []string
+				for i := range 10 {
+					p := filepath.Join(dir, fmt.Sprint("gone", i))
+					f, err := os.Create(p)
+					if err != nil {
+						t.Fatal(err)
+					}
+					t.Cleanup(func() { f.Close() }) // after the crash, before the unmount
+					if _, err := f.Write(bytes.Repeat([]byte(p), 5000)); err != nil {
+						t.Fatal(err)
+					}
+					gone = append(gone, p)
+				}
+				syncFS(t, dir)
+				for _, p := range gone {
+					if err := os.Remove(p); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if err := os.Truncate(big, 1234567); err != nil {
+					t.Fatal(err)
+				}
+				syncOther(t, dir)
+			})
+			checkDirty(t, img)
+		})
+	}
+}
+
+// syncOther commits what is in the log by the fsync of a file of its own. Unlike sync it leaves the
+// blocks' places on the disk alone.
+func syncOther(t *testing.T, dir string) {
+	t.Helper()
+	p := filepath.Join(dir, "sync")
+	if err := os.WriteFile(p, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	fsync(t, p)
+}
+
+// fill writes a file until no block is free, then shortens it to leave some for metadata.
+func fill(t *testing.T, p string) {
+	t.Helper()
+	f, err := os.Create(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	chunk, size := bytes.Repeat([]byte("DATA"), 16<<10), int64(0)
+	for {
+		n, err := f.Write(chunk)
+		size += int64(n)
+		if errors.Is(err, unix.ENOSPC) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := f.Truncate(size - 1<<20); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func fsync(t *testing.T, p string) {
+	t.Helper()
+	f, err := os.OpenFile(p, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.Sync(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// loadJournal replays an image's journal as debugfs extracts it.
+func loadJournal(t *testing.T, img string, blockSize int) *jbd2.Replay {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), "journal")
+	fixture.Run(t, "debugfs", "-c", "-R", "dump <8> "+out, img)
+	b, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := jbd2.Load(extent.Bytes(b), jbd2.Config{BlockSize: blockSize, Blocks: 1 << 40})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// TestDirtyEscaped journals data whose blocks begin with the journal's own magic number, which
+// the log stores as zeros.
+func TestDirtyEscaped(t *testing.T) {
+	for _, features := range []string{"metadata_csum", "^metadata_csum"} {
+		t.Run(features, func(t *testing.T) {
+			block := make([]byte, 4096)
+			binary.BigEndian.PutUint32(block, 0xC03B3998)
+			copy(block[4:], "the rest of an escaped block")
+			img := dirty(t, 64<<20, []string{"-b", "4096", "-O", features}, "rw,noatime,data=journal", true, func(t *testing.T, dir string) {
+				for i := range 5 {
+					data := bytes.Repeat(block, 8)
+					copy(data[4096*i:], "plain") // an ordinary block among them
+					if err := os.WriteFile(filepath.Join(dir, fmt.Sprint("f", i)), data, 0o644); err != nil {
+						t.Fatal(err)
+					}
+				}
+				syncOther(t, dir)
+			})
+			checkDirty(t, img)
+			fs, err := openImage(t, img, ext4.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ino, err := fsystest.Find(fs, "f4")
+			if err != nil {
+				t.Fatal(err)
+			}
+			r, err := fs.Open(ino)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := make([]byte, 4096)
+			if _, err := r.ReadAt(got, 0); err != nil || !bytes.Equal(got, block) {
+				t.Errorf("an escaped block begins with %x (%v)", got[:8], err)
+			}
+		})
+	}
+}
+
+// TestDirtyRevoked fills the log with blocks of directories that are removed at once, and their
+// places with data that the log does not hold: without the revoke records the replay would
+// write old directories over new files.
+func TestDirtyRevoked(t *testing.T) {
+	for _, mkfs := range [][]string{{"-b", "1024"}, {"-b", "1024", "-O", "^metadata_csum,^64bit"}, {"-t", "ext3", "-b", "1024"}} {
+		t.Run(strings.Join(mkfs, " "), func(t *testing.T) {
+			img := dirty(t, 24<<20, append(mkfs, "-J", "size=4"), "rw,noatime,data=ordered", true, func(t *testing.T, dir string) {
+				for round := range 2 {
+					for i := range 400 {
+						if err := os.Mkdir(filepath.Join(dir, fmt.Sprint("d", i)), 0o755); err != nil {
+							t.Fatal(err)
+						}
+					}
+					syncOther(t, dir)
+					for i := range 400 {
+						if err := os.Remove(filepath.Join(dir, fmt.Sprint("d", i))); err != nil {
+							t.Fatal(err)
+						}
+					}
+					syncOther(t, dir)
+					p := filepath.Join(dir, fmt.Sprint("data", round))
+					fill(t, p)
+					fsync(t, p)
+				}
+			})
+			if r := loadJournal(t, img, 1024); r.Revoked == 0 {
+				t.Error("no logged block was revoked: this test shows nothing")
+			} else {
+				t.Logf("%d logged blocks revoked, %d replayed", r.Revoked, r.Blocks)
+			}
+			checkDirty(t, img)
+		})
+	}
+}
+
+// TestDirtyFastCommit: with fast_commit, either the log needs no fast commit and the tree is exact,
+// or the file system is refused as unsupported.
+func TestDirtyFastCommit(t *testing.T) {
+	for _, fsyncs := range []bool{false, true} {
+		t.Run(fmt.Sprintf("fsyncs=%v", fsyncs), func(t *testing.T) {
+			img := dirty(t, 96<<20, []string{"-b", "4096", "-O", "fast_commit"}, "rw,noatime", false, func(t *testing.T, dir string) {
+				for i := range 20 {
+					p := filepath.Join(dir, fmt.Sprint("file", i))
+					f, err := os.Create(p)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if _, err := f.Write(bytes.Repeat([]byte(p), 1000)); err != nil {
+						t.Fatal(err)
+					}
+					if i == 10 { // only a full commit can log an xattr
+						if err := unix.Setxattr(p, "user.k", []byte("v"), 0); err != nil {
+							t.Fatal(err)
+						}
+						fsync(t, p)
+					}
+					if i > 10 && fsyncs {
+						if err := f.Sync(); err != nil {
+							t.Fatal(err)
+						}
+					}
+					f.Close()
+				}
+			})
+			fs, err := openImage(t, img, ext4.Options{})
+			if !fsyncs {
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Log(fs.Info().Journal)
+				checkDirty(t, img)
+				return
+			}
+			if !errors.Is(err, fsys.ErrUnsupported) || !strings.Contains(err.Error(), "fast commit") {
+				t.Errorf("opened with %v, want ErrUnsupported naming the fast commit", err)
+			}
+		})
+	}
+}
