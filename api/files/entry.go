@@ -1,0 +1,141 @@
+package files
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"time"
+	"unicode/utf8"
+
+	"vmfr/agent/fsys"
+	"vmfr/agent/tree"
+)
+
+// entry describes one object. A name or target that is not UTF-8 comes a second time as its
+// bytes, in base64 as encoding/json has it.
+type entry struct {
+	Name        string `json:"name"`
+	NameBytes   []byte `json:"nameBytes,omitempty"`
+	Type        string `json:"type"`
+	Mode        string `json:"mode,omitempty"` // permission bits, octal: "0644"
+	UID         uint32 `json:"uid"`
+	GID         uint32 `json:"gid"`
+	Size        int64  `json:"size"`
+	Allocated   int64  `json:"allocated"` // bytes on the guest's disk
+	Mtime       string `json:"mtime,omitempty"`
+	Nlink       uint32 `json:"nlink"`
+	Inode       uint64 `json:"inode"`
+	Target      string `json:"target,omitempty"`
+	TargetBytes []byte `json:"targetBytes,omitempty"`
+	Device      string `json:"device,omitempty"` // "major:minor"
+
+	// Only for a single object.
+	Atime  string            `json:"atime,omitempty"`
+	Ctime  string            `json:"ctime,omitempty"`
+	Btime  string            `json:"btime,omitempty"`
+	ETag   string            `json:"etag,omitempty"`
+	Xattrs map[string][]byte `json:"xattrs,omitempty"`
+
+	// Error says why the rest is missing; the other entries of a listing are not affected.
+	Error *entryError `json:"error,omitempty"`
+}
+
+type entryError struct {
+	Kind   string `json:"kind"`
+	Detail string `json:"detail"`
+	Advice string `json:"advice,omitempty"`
+}
+
+func describeError(err error) *entryError {
+	k := tree.KindOf(err)
+	return &entryError{k.String(), err.Error(), k.Advice()}
+}
+
+var typeNames = map[uint32]string{
+	fsys.ModeRegular: "file", fsys.ModeDir: "directory", fsys.ModeSymlink: "symlink", fsys.ModeBlock: "block",
+	fsys.ModeChar: "char", fsys.ModeFIFO: "fifo", fsys.ModeSocket: "socket",
+}
+
+func typeName(mode uint32) string {
+	if s, ok := typeNames[mode&fsys.ModeFmt]; ok {
+		return s
+	}
+	return "unknown"
+}
+
+// direntry describes the object that d names in dir, as far as it can be read.
+func (h *handler) direntry(dir tree.Node, d fsys.Dirent) entry {
+	n, err := h.tree.Lookup(dir, d.Name)
+	var a fsys.Attr
+	if err == nil {
+		a, err = h.tree.Attr(n)
+	}
+	if err != nil {
+		e := entry{Type: typeName(d.Type), Inode: uint64(d.Ino), Error: describeError(err)}
+		e.Name, e.NameBytes = text(d.Name)
+		return e
+	}
+	return h.entry(d.Name, n, a)
+}
+
+func (h *handler) entry(name string, n tree.Node, a fsys.Attr) entry {
+	e := entry{
+		Type: typeName(a.Mode), Mode: fmt.Sprintf("%04o", a.Mode&^fsys.ModeFmt), UID: a.UID, GID: a.GID, Size: a.Size,
+		Allocated: a.Blocks * 512, Mtime: timestamp(a.Mtime), Nlink: a.Nlink, Inode: uint64(a.Ino),
+	}
+	e.Name, e.NameBytes = text(name)
+	switch a.Mode & fsys.ModeFmt {
+	case fsys.ModeSymlink:
+		target, err := h.tree.Readlink(n)
+		if err != nil {
+			e.Error = describeError(err)
+			break
+		}
+		e.Target, e.TargetBytes = text(target)
+	case fsys.ModeBlock, fsys.ModeChar:
+		e.Device = fmt.Sprintf("%d:%d", a.Major, a.Minor)
+	}
+	return e
+}
+
+// stat answers with the attributes of one object.
+func (h *handler) stat(w *response, r *http.Request, names []string, n tree.Node, a fsys.Attr) {
+	name := ""
+	if len(names) > 0 {
+		name = names[len(names)-1]
+	}
+	e := h.entry(name, n, a)
+	e.Atime, e.Ctime, e.Btime = timestamp(a.Atime), timestamp(a.Ctime), timestamp(a.Btime)
+	var err error
+	if e.Xattrs, err = h.tree.Xattrs(n); err == nil && a.IsRegular() {
+		e.ETag, err = h.etag(n, a)
+	}
+	h.cfg.Counters.Count(tree.OpXattr)
+	if err != nil {
+		e.Error = describeError(err)
+	}
+	b, err := json.Marshal(e)
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	w.Header().Set("Cache-Control", noStore)
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(append(b, '\n'))
+}
+
+// text returns s for JSON, and its bytes too where JSON cannot say them.
+func text(s string) (string, []byte) {
+	if utf8.ValidString(s) {
+		return s, nil
+	}
+	return s, []byte(s) // encoding/json writes U+FFFD for what is not UTF-8
+}
+
+// timestamp is t in UTC with all the digits that it has; empty where there is none.
+func timestamp(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339Nano)
+}
