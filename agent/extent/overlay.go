@@ -22,7 +22,12 @@ func Overlay(base Reader, patches []Patch) (Reader, error) {
 	}
 	ps := make([]Patch, len(patches))
 	copy(ps, patches)
-	sort.Slice(ps, func(i, j int) bool { return ps[i].Off < ps[j].Off })
+	sort.Slice(ps, func(i, j int) bool { // of equal offsets the empty patch first: it overlaps nothing
+		if ps[i].Off != ps[j].Off {
+			return ps[i].Off < ps[j].Off
+		}
+		return ps[i].Data.Size() < ps[j].Data.Size()
+	})
 	end := int64(0)
 	for _, p := range ps {
 		if p.Off < end || p.Data.Size() > base.Size()-p.Off {
