@@ -161,18 +161,20 @@ func (f *FS) Lookup(dir fsys.Ino, name string) (fsys.Ino, error) {
 	if err != nil {
 		return 0, err
 	}
-	absent := fmt.Errorf("ext4: %q in directory %d: %w", name, dir, iofs.ErrNotExist)
+	absent := func() (fsys.Ino, error) {
+		return 0, fmt.Errorf("ext4: %.64q in directory %d: %w", name, dir, iofs.ErrNotExist)
+	}
 	if name == "" || name == "." || name == ".." || len(name) > maxNameLen || strings.ContainsAny(name, "/\x00") {
-		return 0, absent
+		return absent()
 	}
 	q, ok := f.newQuery(n, name)
 	if !ok {
-		return 0, absent
+		return absent()
 	}
 	if f.isHashed(n) && q.hashed {
 		ino, err := f.indexLookup(n, q)
 		if err == nil && ino == 0 {
-			return 0, absent
+			return absent()
 		}
 		if !errors.Is(err, errBadIndex) {
 			return fsys.Ino(ino), err
@@ -193,5 +195,5 @@ func (f *FS) Lookup(dir fsys.Ino, name string) (fsys.Ino, error) {
 	case err != nil || sc.damage != nil:
 		return 0, first(err, sc.damage)
 	}
-	return 0, absent
+	return absent()
 }

@@ -71,15 +71,15 @@ func TestFeatures(t *testing.T) {
 	for _, c := range features {
 		t.Run(c.name, func(t *testing.T) {
 			const size = 96 << 20
-			img := fixture.Ext4(t, "", size, strings.Fields(c.options)...)
+			options := strings.Fields(c.options)
+			if !strings.Contains(c.options, "-b ") {
+				options = append(options, "-b", "4096")
+			}
+			img := fixture.Ext4(t, "", size, options...)
 			commands(t, img, c.before)
 			kind := "ext4" // its driver mounts all three
-			options := "rw"
-			if c.mount != "" {
-				options += "," + c.mount
-			}
 			fs := openImage(t, img)
-			dir := fixture.Mount(t, img, kind, options, 0, 0)
+			dir := fixture.Mount(t, img, kind, "rw,"+c.mount, 0, 0)
 			populate(t, dir, int(fs.sb.blockSize))
 			fixture.Unmount(t, dir)
 			commands(t, img, c.after)

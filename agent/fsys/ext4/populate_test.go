@@ -89,11 +89,11 @@ func (p *populator) files() {
 func (p *populator) sparse() {
 	f, err := os.Create(p.path("sparse"))
 	p.check(err)
-	for _, off := range []int{0, 10 * p.bs, 1000 * p.bs, 5000*p.bs + 17} {
+	for _, off := range []int{0, 10 * p.bs, 1000 * p.bs, 1200*p.bs + 17} {
 		_, err := f.WriteAt(p.random(p.bs), int64(off))
 		p.check(err)
 	}
-	p.check(f.Truncate(int64(6000*p.bs + 5)))
+	p.check(f.Truncate(int64(1400*p.bs + 5)))
 	p.check(f.Close())
 
 	f, err = os.Create(p.path("1000 extents"))
