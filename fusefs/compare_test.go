@@ -154,9 +154,9 @@ func TestKernelAgrees(t *testing.T) {
 	})
 	for name, cmd := range map[string]string{
 		"find -ls": `find . -printf '%p %y %m %n %U %G %s %b %T@ %C@ %l\n' | LC_ALL=C sort`,
-		"getfacl":  `find . -print0 | LC_ALL=C sort -z | xargs -0 getfacl -n -p`,
+		"getfacl":  `find . -not -type l -print0 | LC_ALL=C sort -z | xargs -0 getfacl -n -p`,
 		"getfattr": `find . -print0 | LC_ALL=C sort -z | xargs -0 getfattr -h -d -m - -e hex`,
-		"tar":      `tar --xattrs --xattrs-include='*' --acls --selinux --sparse --sort=name --exclude=./sock --pax-option=exthdr.name=%d/P/%f,delete=atime -cf - . > $OUT/t; cp $OUT/t /tmp/fusefs-tar.$(stat -f -c %T . | tr / _); sha256sum < $OUT/t`,
+		"tar":      `tar --xattrs --xattrs-include='*' --acls --selinux --sort=name --exclude=./sock --pax-option=exthdr.name=%d/P/%f,delete=atime -cf - . | sha256sum`,
 		"cp":       `cp -a --sparse=always big sparse a/hole $OUT/ && cd $OUT && stat -c '%n %s %a %Y' * && sha256sum *`,
 		"ls -f":    `ls -f many | LC_ALL=C sort | sha256sum`,
 	} {

@@ -14,7 +14,7 @@ import (
 const spliceMin = 32 << 10
 
 // Open checks that the file can be read at all, so that an encrypted or damaged one says so
-// here: an error of a read reaches a program as EIO, whatever it was. There is no handle: the
+// here: many kernels turn an error of a cached read into EIO, whatever it was. There is no handle: the
 // kernel opens a file often and closes it late, while reading needs nothing but the node.
 func (v *view) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	if in.Flags&unix.O_ACCMODE != unix.O_RDONLY || in.Flags&unix.O_TRUNC != 0 {

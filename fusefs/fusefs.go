@@ -125,7 +125,9 @@ func (v *view) fail(op string, id uint64, err error) fuse.Status {
 	case tree.KindInternal:
 		var p *tree.PanicError
 		if errors.As(err, &p) {
-			v.o.Log.Error("a request failed by a defect of the program", "op", op, "node", id, "err", err, "stack", string(p.Stack))
+			v.often.Do(func() {
+				v.o.Log.Error("a request failed by a defect of the program", "op", op, "node", id, "err", err, "stack", string(p.Stack))
+			})
 		}
 	case tree.KindIO, tree.KindCorrupt, tree.KindUnsupported:
 		v.often.Do(func() {

@@ -65,7 +65,10 @@ func newServer(mountPoint string, t *tree.Tree, o Options) (*Server, error) {
 // panicked is the last net: the tree catches the engines' panics, so this one is our own.
 func (v *view) panicked(p any) fuse.Status {
 	v.panics.Add(1)
-	v.o.Log.Error("a request failed by a defect of the program", "panic", p, "stack", string(debug.Stack()))
+	stack := string(debug.Stack())
+	v.often.Do(func() {
+		v.o.Log.Error("a request failed by a defect of the program", "panic", p, "stack", stack)
+	})
 	return fuse.EIO
 }
 
