@@ -20,8 +20,9 @@ var (
 	ErrNotDir = errors.New("not a directory")
 	// ErrNotLink: Readlink on something that is not a symbolic link.
 	ErrNotLink = errors.New("not a symbolic link")
-	// ErrIsDir: Open on a directory; ErrNotRegular: on a device node, FIFO or socket.
-	ErrIsDir      = errors.New("is a directory")
+	// ErrIsDir: Open on a directory.
+	ErrIsDir = errors.New("is a directory")
+	// ErrNotRegular: Open on a device node, FIFO or socket.
 	ErrNotRegular = errors.New("not a regular file")
 )
 

@@ -64,7 +64,8 @@ func TestFirstErrorStays(t *testing.T) {
 	v.U32(5)
 	first := v.Err()
 	v.U64(100)
-	if v.Err() != first || v.U8(0) != 7 || v.Err() != first {
+	text := first.Error()
+	if v.Err().Error() != text || v.U8(0) != 7 || v.Err().Error() != text {
 		t.Error(first, v.Err())
 	}
 }
