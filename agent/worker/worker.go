@@ -1,0 +1,267 @@
+// Package worker runs one session: opened image files become one tree, and the tree is served
+// by SFTP, HTTPS and FUSE until the session ends.
+//
+//	files -> image -> tree -> { sshd, api/files, fusefs }
+//
+// Non-goals: it opens no path that a client or a guest names, makes no keys and keeps no state:
+// whoever starts it hands over files, listening sockets and credentials. Invariants: Run
+// returns only when every front end has ended, or when one did not for stopLimit; a front end
+// that fails ends the others; the images are closed last, and never under a reader.
+package worker
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	gossh "golang.org/x/crypto/ssh"
+	"golang.org/x/sync/errgroup"
+
+	"vmfr/agent/tree"
+	"vmfr/api/files"
+	"vmfr/fusefs"
+	"vmfr/sshd"
+)
+
+const (
+	// grace is how long transfers may go on after the session was told to end.
+	grace = 7 * time.Second
+	// stopLimit is when Run gives up waiting for a front end: a supervisor's patience is 10 s,
+	// and what is still reading then waits for storage that does not answer.
+	stopLimit = 9500 * time.Millisecond
+)
+
+// ErrStuck reports that a front end did not end in time. The images are still open then; the
+// process should exit.
+var ErrStuck = errors.New("reads of an image did not end in time")
+
+// Config is a session. At least one of SSH, HTTPS and Mount is set.
+type Config struct {
+	Backups []Backup
+	Version string       // of the program
+	Log     *slog.Logger // nil: nothing is logged
+
+	SSH   *SSH   // nil: off
+	HTTPS *HTTPS // nil: off
+	Mount *Mount // nil: off
+
+	// Ready is called once, when everything answers; nil: not called. An error ends Run.
+	Ready func(*tree.Tree) error
+}
+
+// SSH is where and for whom SFTP is served. Run takes over the listener.
+type SSH struct {
+	Listener       net.Listener
+	User           string
+	AuthorizedKeys []gossh.PublicKey
+	HostKey        gossh.Signer
+}
+
+// HTTPS is where and for whom the file API is served. Run takes over the listener.
+type HTTPS struct {
+	Listener       net.Listener
+	User, Password string
+	Certificate    tls.Certificate
+}
+
+// Mount is where the tree is mounted by FUSE.
+type Mount struct {
+	Dir                string // empty
+	AllowOther         bool
+	DefaultPermissions bool
+}
+
+// session is a running Config.
+type session struct {
+	cfg     Config
+	disks   *Disks
+	log     *slog.Logger
+	mount   *fusefs.Server // nil: off
+	metrics *metrics
+	ready   atomic.Bool
+	stuck   atomic.Bool // a front end still reads from the images
+}
+
+// Run opens the disks and serves them until ctx ends; then it stops accepting, lets transfers
+// go on for a short time, unmounts, closes everything and returns nil. A mount that somebody
+// else unmounts ends Run, also with nil, if it was the only front end. Errors: those of
+// tree.New, the first front end's that fails, or ErrStuck.
+func Run(ctx context.Context, cfg Config) (err error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	defer closeListeners(cfg)
+	if cfg.SSH == nil && cfg.HTTPS == nil && cfg.Mount == nil {
+		return errors.New("nothing to do: no front end is configured")
+	}
+	disks, err := Open(ctx, cfg.Backups, cfg.Version)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil // told to end before anything was served
+		}
+		return err
+	}
+	logDisks(cfg.Log, disks.Tree.Backups())
+	s := &session{cfg: cfg, disks: disks, log: cfg.Log}
+	s.metrics = &metrics{disks: disks, panics: s.panics, counters: map[frontEnd]*tree.Counters{}}
+	err = s.run(ctx)
+	if s.stuck.Load() {
+		return errors.Join(ErrStuck, err)
+	}
+	return errors.Join(err, disks.Close())
+}
+
+// closeListeners closes what Run took over and no front end did.
+func closeListeners(cfg Config) {
+	if cfg.SSH != nil {
+		_ = cfg.SSH.Listener.Close()
+	}
+	if cfg.HTTPS != nil {
+		_ = cfg.HTTPS.Listener.Close()
+	}
+}
+
+// run starts the front ends and waits for all of them.
+func (s *session) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	g, gctx := errgroup.WithContext(ctx)
+	if m := s.cfg.Mount; m != nil {
+		var err error
+		s.mount, err = fusefs.Mount(m.Dir, s.disks.Tree, fusefs.Options{
+			AllowOther: m.AllowOther, DefaultPermissions: m.DefaultPermissions,
+			Counters: s.count(frontFUSE), Log: s.log,
+		})
+		if err != nil {
+			return err
+		}
+		g.Go(func() error { return s.keepMount(gctx, cancel) })
+	}
+	if c := s.cfg.SSH; c != nil {
+		counters := s.count(frontSFTP)
+		g.Go(func() error {
+			return sshd.Serve(gctx, c.Listener, s.disks.Tree, sshd.Config{
+				User: c.User, AuthorizedKeys: c.AuthorizedKeys, HostKey: c.HostKey, Version: s.cfg.Version,
+				Counters: counters, Log: s.log, ShutdownGrace: grace,
+			})
+		})
+	}
+	if c := s.cfg.HTTPS; c != nil {
+		counters := s.count(frontHTTPS)
+		metrics := s.metrics.handler(s.cfg.Version)
+		g.Go(func() error { return s.serveHTTPS(gctx, c, counters, metrics) })
+	}
+	if s.cfg.Ready != nil {
+		if err := s.cfg.Ready(s.disks.Tree); err != nil {
+			g.Go(func() error { return err })
+		}
+	}
+	s.ready.Store(true)
+	return s.wait(gctx, g)
+}
+
+func (s *session) serveHTTPS(ctx context.Context, c *HTTPS, counters *tree.Counters, metrics http.Handler) error {
+	err := files.Serve(ctx, c.Listener, s.disks.Tree, files.Config{
+		User: c.User, Password: c.Password, Certificate: c.Certificate, Version: s.cfg.Version,
+		Counters: counters, Metrics: metrics, Log: s.log, Limits: files.Limits{Grace: grace},
+		Ready: func() error {
+			if !s.ready.Load() || ctx.Err() != nil {
+				return errors.New("starting or stopping")
+			}
+			return nil
+		},
+	})
+	if errors.Is(err, files.ErrBusy) {
+		s.stuck.Store(true)
+	}
+	return err
+}
+
+// keepMount waits until the mount ends: by ctx, or because somebody unmounted it.
+func (s *session) keepMount(ctx context.Context, endAll func()) error {
+	select {
+	case <-s.mount.Done():
+		if s.cfg.SSH == nil && s.cfg.HTTPS == nil {
+			s.log.Info("somebody unmounted, nothing is left to serve", "dir", s.cfg.Mount.Dir)
+			endAll()
+			return nil
+		}
+		s.log.Warn("somebody unmounted; the other front ends go on", "dir", s.cfg.Mount.Dir)
+		<-ctx.Done()
+		return nil
+	case <-ctx.Done():
+	}
+	until, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
+	defer cancel()
+	if err := s.mount.Unmount(until); err != nil {
+		select {
+		case <-s.mount.Done():
+		default:
+			s.stuck.Store(true)
+		}
+		return err
+	}
+	return nil
+}
+
+// wait waits for the front ends, for stopLimit once they were told to end.
+func (s *session) wait(ctx context.Context, g *errgroup.Group) error {
+	done := make(chan error, 1)
+	go func() { done <- g.Wait() }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	s.ready.Store(false)
+	s.log.Info("ending; transfers may go on for a moment", "seconds", grace.Seconds())
+	t := time.NewTimer(stopLimit)
+	defer t.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-t.C:
+		s.stuck.Store(true)
+		return nil
+	}
+}
+
+// count returns new counters for a front end. All are made before the metrics are served.
+func (s *session) count(f frontEnd) *tree.Counters {
+	c := &tree.Counters{}
+	s.metrics.counters[f] = c
+	return c
+}
+
+// panics counts those that front ends caught themselves.
+func (s *session) panics() uint64 {
+	if s.mount == nil {
+		return 0
+	}
+	return s.mount.Panics()
+}
+
+// logDisks tells the administrator what people will not find.
+func logDisks(log *slog.Logger, backups []tree.BackupReport) {
+	for _, b := range backups {
+		for _, d := range b.Disks {
+			l := log.With("backup", b.Name, "disk", d.Name, "state", string(d.State))
+			switch {
+			case d.State == tree.StateReadable:
+				l.Debug("disk opened")
+			case d.Error != "":
+				l.Warn("a disk is not fully readable", "err", d.Error, "advice", d.Advice)
+			}
+			for _, v := range d.Volumes {
+				if v.Error != "" {
+					l.Warn("a volume cannot be read", "volume", v.Name, "err", v.Error, "advice", v.Advice)
+				}
+			}
+		}
+	}
+}
