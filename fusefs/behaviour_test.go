@@ -8,6 +8,7 @@ import (
 	"io"
 	iofs "io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -459,16 +460,20 @@ func TestDefaultPermissions(t *testing.T) {
 	for _, enforce := range []bool{true, false} {
 		t.Run(fmt.Sprint(enforce), func(t *testing.T) {
 			_, mnt := serve(t, newTree(t, native{}, img), Options{AllowOther: true, DefaultPermissions: enforce})
-			// The way to the mount belongs to the test and is closed to others.
-			cmd := func(uid, name string) error {
-				disk := filepath.Join(mnt, "backups/b/d0")
-				_, err := runIn(disk, "setpriv", "--reuid="+uid, "--regid=9999", "--clear-groups", "cat", name)
-				return err
+			// The way to the mount belongs to the test and is closed to others, so go there first:
+			// by the shell, since a process forked here must not wait for what is served here.
+			cat := func(uid string) error {
+				out, err := exec.Command("sh", "-c", `cd "$1" && exec setpriv --reuid="$2" --regid=9999 --clear-groups cat plain`,
+					"sh", filepath.Join(mnt, "backups/b/d0"), uid).CombinedOutput()
+				if err != nil {
+					return fmt.Errorf("%w: %s", err, out)
+				}
+				return nil
 			}
-			if err := cmd("1234", "plain"); err != nil {
+			if err := cat("1234"); err != nil {
 				t.Errorf("the ACL names user 1234: %v", err)
 			}
-			if err := cmd("4321", "plain"); (err != nil) != enforce {
+			if err := cat("4321"); (err != nil) != enforce {
 				t.Errorf("user 4321: %v", err)
 			}
 			if out := fixture.Run(t, "getfacl", "-n", filepath.Join(mnt, "backups/b/d0/plain")); !strings.Contains(out, "user:1234:rw-") {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -247,13 +246,4 @@ func TestServeOnADescriptor(t *testing.T) {
 	if err := s.Wait(ctx); err != nil {
 		t.Error(err)
 	}
-}
-
-// runIn runs a program with its working directory at dir, which the program itself could
-// perhaps not reach.
-func runIn(dir, name string, args ...string) (string, error) {
-	cmd := exec.Command(name, args...)
-	cmd.Dir = dir
-	out, err := cmd.CombinedOutput()
-	return string(out), err
 }
