@@ -3,9 +3,7 @@ package sshd
 import (
 	"errors"
 	"io"
-	"os"
 	"path"
-	"syscall"
 	"time"
 
 	"github.com/pkg/sftp"
@@ -18,7 +16,7 @@ import (
 // serveSFTP runs the protocol on one channel until the client ends it.
 func (s *server) serveSFTP(c *conn, ch gossh.Channel) {
 	v := &view{s: s, c: c}
-	rs := sftp.NewRequestServer(ch, sftp.Handlers{FileGet: v, FilePut: v, FileCmd: v, FileList: v}, sftp.WithRSMaxTxPacket(255<<10))
+	rs := sftp.NewRequestServer(newWire(ch), sftp.Handlers{FileGet: v, FilePut: v, FileCmd: v, FileList: v}, sftp.WithRSMaxTxPacket(maxRead))
 	if err := rs.Serve(); err != nil && !errors.Is(err, io.EOF) {
 		s.cfg.Log.Debug("ssh: sftp ended", "remote", c.addr, "err", err)
 	}
@@ -190,93 +188,4 @@ func (v *view) Readlink(p string) (string, error) {
 	}
 	t, err := v.s.tree.Readlink(n)
 	return t, status(err)
-}
-
-// dir reads a directory in pieces.
-type dir struct {
-	v    *view
-	n    tree.Node
-	path string
-	next fsys.Cookie
-	end  bool
-}
-
-// ListAt returns the next entries; it is called in order only.
-func (d *dir) ListAt(out []os.FileInfo, _ int64) (int, error) {
-	if d.end {
-		return 0, io.EOF
-	}
-	ents := make([]fsys.Dirent, len(out))
-	d.v.s.cfg.Counters.Count(tree.OpList)
-	k, err := d.v.s.tree.ReadDir(d.n, d.next, ents)
-	if err != nil && err != io.EOF {
-		return 0, status(err)
-	}
-	d.end = err == io.EOF
-	for i, e := range ents[:k] {
-		d.next = e.Next
-		a := fsys.Attr{Ino: e.Ino, Mode: e.Type, Nlink: 1}
-		if n, ok := d.v.s.tree.ByID(uint64(e.Ino)); ok {
-			if got, err := d.v.s.tree.Attr(n); err == nil {
-				a = got
-			}
-		}
-		out[i] = info{e.Name, a}
-	}
-	if k == 0 {
-		return 0, io.EOF
-	}
-	return k, nil
-}
-
-func (d *dir) Close() error {
-	d.v.release()
-	return nil
-}
-
-// one is a list of one.
-type one struct{ info }
-
-func (o one) ListAt(out []os.FileInfo, off int64) (int, error) {
-	if off > 0 || len(out) == 0 {
-		return 0, io.EOF
-	}
-	out[0] = o.info
-	return 1, nil
-}
-
-// info is an object as os.FileInfo.
-type info struct {
-	name string
-	a    fsys.Attr
-}
-
-func (i info) Name() string       { return i.name }
-func (i info) Size() int64        { return i.a.Size }
-func (i info) IsDir() bool        { return i.a.IsDir() }
-func (i info) ModTime() time.Time { return i.a.Mtime }
-func (i info) Sys() any           { return &syscall.Stat_t{Nlink: uint64(i.a.Nlink), Uid: i.a.UID, Gid: i.a.GID} }
-
-func (i info) Mode() os.FileMode {
-	m := os.FileMode(i.a.Mode & 0o777)
-	switch i.a.Mode & fsys.ModeFmt {
-	case fsys.ModeDir:
-		m |= os.ModeDir
-	case fsys.ModeSymlink:
-		m |= os.ModeSymlink
-	case fsys.ModeSocket:
-		m |= os.ModeSocket
-	case fsys.ModeFIFO:
-		m |= os.ModeNamedPipe
-	case fsys.ModeBlock:
-		m |= os.ModeDevice
-	case fsys.ModeChar:
-		m |= os.ModeDevice | os.ModeCharDevice
-	}
-	for bit, mode := range map[uint32]os.FileMode{0o4000: os.ModeSetuid, 0o2000: os.ModeSetgid, 0o1000: os.ModeSticky} {
-		if i.a.Mode&bit != 0 {
-			m |= mode
-		}
-	}
-	return m
 }

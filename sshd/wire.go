@@ -1,0 +1,260 @@
+package sshd
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+)
+
+const (
+	// maxRead is the most content in one reply. Larger ones save little: a reply travels in
+	// SSH packets of 32 KiB anyway. sshfs asks for 64 KiB and takes a shorter reply for the
+	// end of the file, so it must not be less than that.
+	maxRead = 128 << 10
+	// maxPacket is the longest packet that pkg/sftp takes.
+	maxPacket = 256 << 10
+	// maxPending bounds the requests of one session that are not answered yet, and so the
+	// memory for their replies: 32 * 128 KiB = 4 MiB.
+	maxPending = 32
+)
+
+// Packet types and flags of draft-ietf-secsh-filexfer-02, sections 3 and 5.
+const (
+	fxpVersion       = 2
+	fxpName          = 104
+	fxpAttrs         = 105
+	fxpExtended      = 200
+	fxpExtendedReply = 201
+
+	attrSize        = 1 << 0
+	attrOwner       = 1 << 1
+	attrPermissions = 1 << 2
+	attrTimes       = 1 << 3
+	attrExtended    = 1 << 31
+)
+
+const limitsExtension = "limits@openssh.com"
+
+// errWire is a packet that does not follow the protocol.
+var errWire = errors.New("sftp: malformed packet")
+
+// wire stands between an SSH channel and pkg/sftp's RequestServer and adds what that has no
+// interface for:
+//   - limits@openssh.com, without which OpenSSH's client reads 32 KiB at a time;
+//   - access times: RequestServer sends the time of modification in their place, so view
+//     hands over the real one as an extended attribute (see atimeMark) and wire moves it where
+//     it belongs;
+//   - backpressure: no request is read while maxPending wait for an answer;
+//   - whole packets: a header and its content are one write to the channel.
+//
+// RequestServer reads from one goroutine and writes from one at a time.
+type wire struct {
+	ch io.ReadWriteCloser
+
+	in      []byte // what is left of the packet being read
+	inBody  int    // and how much of it is still to come from ch
+	mu      sync.Mutex
+	answer  sync.Cond // pending fell, or closed
+	pending int
+	closed  bool
+
+	writing sync.Mutex // one packet at a time on ch
+	out     []byte     // a packet that is not complete yet
+}
+
+func newWire(ch io.ReadWriteCloser) *wire {
+	w := &wire{ch: ch}
+	w.answer.L = &w.mu
+	return w
+}
+
+// Read gives RequestServer the client's packets, without those that wire answers itself.
+func (w *wire) Read(p []byte) (int, error) {
+	for len(w.in) == 0 && w.inBody == 0 {
+		if err := w.next(); err != nil {
+			return 0, err
+		}
+	}
+	if len(w.in) > 0 {
+		n := copy(p, w.in)
+		w.in = w.in[n:]
+		return n, nil
+	}
+	n, err := w.ch.Read(p[:min(len(p), w.inBody)])
+	w.inBody -= n
+	return n, err
+}
+
+// next begins the next packet: in becomes its length and type, inBody what follows.
+func (w *wire) next() error {
+	w.mu.Lock()
+	for w.pending >= maxPending && !w.closed {
+		w.answer.Wait()
+	}
+	w.pending++
+	w.mu.Unlock()
+	head := make([]byte, 5)
+	if _, err := io.ReadFull(w.ch, head); err != nil {
+		return err
+	}
+	n := binary.BigEndian.Uint32(head)
+	if n < 1 || n > maxPacket {
+		return fmt.Errorf("%w: length %d", errWire, n)
+	}
+	body := int(n) - 1
+	if head[4] != fxpExtended {
+		w.in, w.inBody = head, body
+		return nil
+	}
+	packet := make([]byte, 5+body)
+	copy(packet, head)
+	if _, err := io.ReadFull(w.ch, packet[5:]); err != nil {
+		return err
+	}
+	d := decoder{b: packet[5:]}
+	id, name := d.u32(), d.str()
+	if d.bad || string(name) != limitsExtension {
+		w.in = packet
+		return nil
+	}
+	reply := append(make([]byte, 4, 64), fxpExtendedReply)
+	reply = binary.BigEndian.AppendUint32(reply, id)
+	for _, v := range []uint64{maxPacket, maxRead, maxRead, maxHandles} { // packet, read, write, handles
+		reply = binary.BigEndian.AppendUint64(reply, v)
+	}
+	return w.send(reply)
+}
+
+// Write takes pieces of packets from RequestServer and sends whole ones.
+func (w *wire) Write(p []byte) (int, error) {
+	w.out = append(w.out, p...)
+	for len(w.out) >= 5 {
+		n := 4 + int(binary.BigEndian.Uint32(w.out))
+		if len(w.out) < n {
+			break
+		}
+		packet, err := amend(w.out[:n:n])
+		if err != nil {
+			return 0, err
+		}
+		if err := w.send(packet); err != nil {
+			return 0, err
+		}
+		w.out = append(w.out[:0], w.out[n:]...)
+	}
+	return len(p), nil
+}
+
+// send writes one packet after setting its length, and makes room for another request.
+func (w *wire) send(packet []byte) error {
+	binary.BigEndian.PutUint32(packet, uint32(len(packet)-4))
+	w.writing.Lock()
+	_, err := w.ch.Write(packet)
+	w.writing.Unlock()
+	w.mu.Lock()
+	w.pending--
+	w.mu.Unlock()
+	w.answer.Signal()
+	return err
+}
+
+// Close ends the channel and wakes a reader that waits for an answer.
+func (w *wire) Close() error {
+	w.mu.Lock()
+	w.closed = true
+	w.mu.Unlock()
+	w.answer.Broadcast()
+	return w.ch.Close()
+}
+
+// amend changes a reply of RequestServer where that is needed. The length is set by send.
+func amend(packet []byte) ([]byte, error) {
+	d := decoder{b: packet, at: 5}
+	switch packet[4] {
+	case fxpVersion:
+		return appendString(appendString(packet, limitsExtension), "1"), nil
+	case fxpAttrs:
+		d.u32() // id
+		out := appendAttrs(append([]byte(nil), packet[:d.at]...), &d)
+		return out, d.err()
+	case fxpName:
+		d.u32() // id
+		count := d.u32()
+		out := append(make([]byte, 0, len(packet)), packet[:min(d.at, len(packet))]...)
+		for range count {
+			if d.bad {
+				break
+			}
+			name, long := d.str(), d.str()
+			out = appendAttrs(appendString(appendString(out, name), long), &d)
+		}
+		return out, d.err()
+	}
+	return packet, nil
+}
+
+// appendAttrs copies attributes and moves the access time from its mark to its place.
+func appendAttrs(out []byte, d *decoder) []byte {
+	flags := d.u32()
+	start := len(out)
+	out = binary.BigEndian.AppendUint32(out, flags&^attrExtended)
+	words := 0
+	for flag, n := range map[uint32]int{attrSize: 2, attrOwner: 2, attrPermissions: 1, attrTimes: 2} {
+		if flags&flag != 0 {
+			words += n
+		}
+	}
+	out = append(out, d.bytes(4*words)...)
+	if flags&attrExtended == 0 {
+		return out
+	}
+	for range d.u32() {
+		name, value := d.str(), d.str()
+		if d.bad {
+			break
+		}
+		if string(name) == atimeMark && len(value) == 4 && flags&attrTimes != 0 {
+			copy(out[start+4*words-4:], value) // the word before the last one
+		}
+	}
+	return out
+}
+
+func appendString[T string | []byte](b []byte, s T) []byte {
+	return append(binary.BigEndian.AppendUint32(b, uint32(len(s))), s...)
+}
+
+// decoder reads a packet's fields; after the first that is not there, bad is set and all are empty.
+type decoder struct {
+	b   []byte
+	at  int
+	bad bool
+}
+
+func (d *decoder) bytes(n int) []byte {
+	if d.bad || n < 0 || n > len(d.b)-d.at {
+		d.bad = true
+		return nil
+	}
+	d.at += n
+	return d.b[d.at-n : d.at]
+}
+
+func (d *decoder) u32() uint32 {
+	b := d.bytes(4)
+	if d.bad {
+		return 0
+	}
+	return binary.BigEndian.Uint32(b)
+}
+
+func (d *decoder) str() []byte { return d.bytes(int(d.u32())) }
+
+func (d *decoder) err() error {
+	if d.bad {
+		return errWire
+	}
+	return nil
+}
