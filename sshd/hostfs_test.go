@@ -17,7 +17,6 @@ import (
 	"vmfr/agent/engine"
 	"vmfr/agent/extent"
 	"vmfr/agent/fsys"
-	"vmfr/agent/fsys/ext4"
 	"vmfr/agent/tree"
 	"vmfr/agent/volume"
 )
@@ -251,9 +250,3 @@ func newTree(t testing.TB, engines []engine.Engine, r extent.Reader) *tree.Tree 
 	t.Cleanup(func() { _ = tr.Close() })
 	return tr
 }
-
-// ext4Engine is the native engine for ext4.
-type ext4Engine struct{}
-
-func (ext4Engine) Name() string                          { return "ext4" }
-func (ext4Engine) Open(v volume.Volume) (fsys.FS, error) { return ext4.Open(v, ext4.Options{}) }

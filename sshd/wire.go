@@ -56,9 +56,9 @@ type wire struct {
 	in      []byte // what is left of the packet being read
 	inBody  int    // and how much of it is still to come from ch
 	mu      sync.Mutex
-	answer  sync.Cond // pending fell, or closed
+	answer  sync.Cond // pending fell, or err is set
 	pending int
-	closed  bool
+	err     error // of the channel: nothing goes on after it
 
 	writing sync.Mutex // one packet at a time on ch
 	out     []byte     // a packet that is not complete yet
@@ -90,11 +90,15 @@ func (w *wire) Read(p []byte) (int, error) {
 // next begins the next packet: in becomes its length and type, inBody what follows.
 func (w *wire) next() error {
 	w.mu.Lock()
-	for w.pending >= maxPending && !w.closed {
+	for w.pending >= maxPending && w.err == nil {
 		w.answer.Wait()
 	}
 	w.pending++
+	err := w.err
 	w.mu.Unlock()
+	if err != nil {
+		return err
+	}
 	head := make([]byte, 5)
 	if _, err := io.ReadFull(w.ch, head); err != nil {
 		return err
@@ -129,6 +133,12 @@ func (w *wire) next() error {
 
 // Write takes pieces of packets from RequestServer and sends whole ones.
 func (w *wire) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	err := w.err
+	w.mu.Unlock()
+	if err != nil {
+		return 0, err
+	}
 	w.out = append(w.out, p...)
 	for len(w.out) >= 5 {
 		n := 4 + int(binary.BigEndian.Uint32(w.out))
@@ -137,6 +147,7 @@ func (w *wire) Write(p []byte) (int, error) {
 		}
 		packet, err := amend(w.out[:n:n])
 		if err != nil {
+			w.fail(err)
 			return 0, err
 		}
 		if err := w.send(packet); err != nil {
@@ -153,19 +164,31 @@ func (w *wire) send(packet []byte) error {
 	w.writing.Lock()
 	_, err := w.ch.Write(packet)
 	w.writing.Unlock()
+	if err != nil {
+		w.fail(err)
+		return err
+	}
 	w.mu.Lock()
 	w.pending--
 	w.mu.Unlock()
 	w.answer.Signal()
-	return err
+	return nil
+}
+
+// fail ends reading and writing. RequestServer goes on after a failed write, so it must learn
+// from its next read.
+func (w *wire) fail(err error) {
+	w.mu.Lock()
+	if w.err == nil {
+		w.err = err
+	}
+	w.mu.Unlock()
+	w.answer.Broadcast()
 }
 
 // Close ends the channel and wakes a reader that waits for an answer.
 func (w *wire) Close() error {
-	w.mu.Lock()
-	w.closed = true
-	w.mu.Unlock()
-	w.answer.Broadcast()
+	w.fail(io.EOF)
 	return w.ch.Close()
 }
 
