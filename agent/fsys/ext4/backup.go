@@ -45,27 +45,27 @@ func readSuper(r extent.Reader) (sb *super, warning string, err error) {
 // candidate is a place where a backup superblock may be.
 type candidate struct{ group, block, blockSize uint64 }
 
-// backupCandidates lists where backups can be: by what the damaged superblock says, then by
-// mke2fs's default of 8*blockSize blocks in a group for each block size.
+// backupCandidates lists where backups can be, for each size of a block: with as many blocks in a
+// group as the damaged superblock says, then with mke2fs's default of 8*blockSize.
 func backupCandidates(damaged []byte) []candidate {
 	v := ondisk.Little(damaged)
 	groups := []uint64{1, 3, 5, 7, 9, 25, 27, 49}
-	var out []candidate
-	if log, perGroup := v.U32(0x18), uint64(v.U32(0x20)); log <= maxLogBlockSize && perGroup > 0 {
-		for _, g := range append([]uint64{uint64(v.U32(0x24C)), uint64(v.U32(0x250))}, groups...) {
-			if g != 0 {
-				out = append(out, candidate{g, g*perGroup + uint64(v.U32(0x14)&1), 1024 << log})
-			}
+	for _, at := range []int{0x24C, 0x250} { // s_backup_bgs of sparse_super2
+		if g := uint64(v.U32(at)); g != 0 {
+			groups = append(groups, g)
 		}
 	}
+	var out []candidate
 	for log := range maxLogBlockSize + 1 {
 		bs := uint64(1024) << log
-		first := uint64(0)
-		if bs == 1024 {
-			first = 1
-		}
-		for _, g := range groups {
-			out = append(out, candidate{g, g*bs*8 + first, bs})
+		for _, perGroup := range []uint64{uint64(v.U32(0x20)), 8 * bs} {
+			for _, g := range groups {
+				// Blocks of 1 KiB start at block 1, or at 0 with bigalloc.
+				out = append(out, candidate{g, g * perGroup, bs})
+				if bs == 1024 {
+					out = append(out, candidate{g, g*perGroup + 1, bs})
+				}
+			}
 		}
 	}
 	return out

@@ -16,6 +16,10 @@ import (
 // however many calls it takes.
 const cookieDamaged = fsys.Cookie(1) << 63
 
+// maxDirBlocks bounds the work of one listing or lookup without an index: a directory of 4 KiB
+// blocks has 64 GiB, some 10^9 names.
+const maxDirBlocks = 1 << 24
+
 // dirInode reads an inode that must be a directory.
 func (f *FS) dirInode(ino fsys.Ino) (*inode, error) {
 	n, err := f.inode(ino)
@@ -25,9 +29,9 @@ func (f *FS) dirInode(ino fsys.Ino) (*inode, error) {
 	if !n.isDir() {
 		return nil, fsys.ErrNotDir
 	}
-	// Every block of a directory is its own: more of them than the volume has is a trap.
-	if n.size/f.sb.blockSize > f.sb.blocksCount {
-		return nil, fsys.Corrupt("ext4", "inode", ino, -1, "directory of %d bytes in a file system of %d blocks", n.size, f.sb.blocksCount)
+	// Every block of a directory is its own: more of them than the device has is a trap.
+	if n.size/f.sb.blockSize > min(maxDirBlocks, f.sb.blocksCount, uint64(f.dev.Size())/f.sb.blockSize) {
+		return nil, fsys.Corrupt("ext4", "inode", ino, -1, "a directory of %d bytes", n.size)
 	}
 	return n, nil
 }
@@ -173,13 +177,14 @@ func (f *FS) Lookup(dir fsys.Ino, name string) (fsys.Ino, error) {
 	}
 	if f.isHashed(n) && q.hashed {
 		ino, err := f.indexLookup(n, q)
-		if err == nil && ino == 0 {
+		switch {
+		case err == nil && ino == 0:
 			return absent()
-		}
-		if !errors.Is(err, errBadIndex) {
+		case err == nil || !errors.Is(err, errBadIndex) && !errors.Is(err, fsys.ErrCorrupt):
 			return fsys.Ino(ino), err
 		}
-		// The entries do not depend on the index: read them all, as the kernel does.
+		// The entries do not depend on the index: read them all. What can be listed can be
+		// found too, however the index is damaged.
 	}
 	sc := &dirScan{f: f, n: n}
 	found := uint32(0)

@@ -13,7 +13,8 @@ package ext4
 
 import (
 	"fmt"
-	"sync"
+	"slices"
+	"sync/atomic"
 
 	"vmfr/agent/extent"
 	"vmfr/agent/fsys"
@@ -40,8 +41,7 @@ type FS struct {
 	journal string
 	notes   []string
 
-	infoOnce sync.Once
-	info     fsys.Info
+	info atomic.Pointer[fsys.Info] // nil until it is asked for
 }
 
 var (
@@ -120,32 +120,41 @@ func (f *FS) warnings() []string {
 const maxCountedGroups = 16384
 
 // Info describes the file system. The free counts are summed over the groups, since the kernel
-// brings those in the superblock up to date at unmount only; for a very large file system they
-// are the superblock's.
+// brings those in the superblock up to date at unmount only; for a very large file system, or
+// one whose descriptors are damaged, they are the superblock's.
 func (f *FS) Info() fsys.Info {
-	f.infoOnce.Do(func() {
+	p := f.info.Load()
+	if p == nil { // two at once do the same work and get the same result
 		s := f.sb
-		blocks, inodes := s.freeBlocks, uint64(s.freeInodes)
-		if s.groups <= maxCountedGroups {
-			sumBlocks, sumInodes, ok := uint64(0), uint64(0), true
-			for g := uint64(0); g < s.groups && ok; g++ {
-				d, err := f.group(g)
-				sumBlocks += d.freeClusters * (s.clusterSize / s.blockSize)
-				sumInodes += uint64(d.freeInodes)
-				ok = err == nil
-			}
-			if ok {
-				blocks, inodes = sumBlocks, sumInodes
-			}
-		}
-		f.info = fsys.Info{
+		blocks, inodes := f.free()
+		p = &fsys.Info{
 			Type: s.typeName(), Label: s.label, UUID: s.uuidString(), BlockSize: uint32(s.blockSize),
 			Total: s.blocksCount * s.blockSize, Free: min(blocks, s.blocksCount) * s.blockSize,
 			Files: uint64(s.inodesCount), FreeFiles: min(inodes, uint64(s.inodesCount)),
 			Journal: f.journal, Warnings: f.notes,
 		}
-	})
-	info := f.info
-	info.Warnings = append([]string(nil), f.info.Warnings...)
+		f.info.Store(p)
+	}
+	info := *p
+	info.Warnings = slices.Clone(info.Warnings)
 	return info
+}
+
+// free counts the free blocks and inodes.
+func (f *FS) free() (blocks, inodes uint64) {
+	s := f.sb
+	if s.groups <= maxCountedGroups {
+		for g := uint64(0); ; g++ {
+			if g == s.groups {
+				return blocks, inodes
+			}
+			d, err := f.group(g)
+			if err != nil {
+				break
+			}
+			blocks += d.freeClusters * (s.clusterSize / s.blockSize)
+			inodes += uint64(d.freeInodes)
+		}
+	}
+	return s.freeBlocks, uint64(s.freeInodes)
 }

@@ -9,10 +9,6 @@ import (
 	"vmfr/agent/fsys/ext4/jbd2"
 )
 
-// journalCacheChunks is the metadata cache for the journal's own block map, in chunks: one for
-// each of the cache's 16 shards and its overhead.
-const journalCacheChunks = 20
-
 // journalState is what Info tells about the journal.
 type journalState struct {
 	text     string
@@ -40,7 +36,8 @@ func replayJournal(r extent.Reader, sb *super, suspect bool, o Options) (extent.
 		}
 		return nil, journalState{}, fmt.Errorf("ext4: %w: the journal is on another device (%#x) and needs replay", fsys.ErrUnsupported, sb.journalDev)
 	}
-	f := &FS{dev: r, sb: sb, meta: newMetaReader(r, sb.blockSize, journalCacheChunks*max(metaChunk, int64(sb.blockSize)))}
+	// The log's block map needs but the smallest cache, which lives as long as the patches.
+	f := &FS{dev: r, sb: sb, meta: newMetaReader(r, sb.blockSize, 0)}
 	journal, err := f.journalFile()
 	if err != nil {
 		return nil, journalState{}, fmt.Errorf("ext4: journal: %w", err)

@@ -13,6 +13,9 @@ import (
 // inodes of 256 bytes, and neighbours are asked for together. Larger blocks are their own unit.
 const metaChunk = 16 << 10
 
+// minCacheChunks is the smallest cache in chunks: one for each of its 16 shards, with overhead.
+const minCacheChunks = 20
+
 // metaReader reads metadata through a cache of aligned chunks.
 type metaReader struct {
 	dev   extent.Reader
@@ -21,10 +24,11 @@ type metaReader struct {
 }
 
 func newMetaReader(dev extent.Reader, blockSize uint64, cacheBytes int64) *metaReader {
+	chunk := max(metaChunk, int64(blockSize))
 	return &metaReader{
 		dev:   dev,
-		chunk: max(metaChunk, int64(blockSize)),
-		cache: cache.New[int64](cacheBytes, func(b []byte) int64 { return int64(cap(b)) + 128 }),
+		chunk: chunk,
+		cache: cache.New[int64](max(cacheBytes, minCacheChunks*chunk), func(b []byte) int64 { return int64(cap(b)) + 128 }),
 	}
 }
 
