@@ -20,54 +20,23 @@ func (m *Image) build(top Source, detected bool, o Options) error {
 		}
 	}
 	m.detected, m.tables = detected, newTableCache()
-	for src, given := top, 0; ; {
+	given := o.Backing
+	for src := top; ; {
 		l, err := m.openLayer(src)
 		if err != nil {
 			return err
 		}
 		m.layers = append(m.layers, l)
-		name, format := "", ""
-		if q, ok := l.(*qcow2); ok {
-			name, format = q.h.backing, q.h.backingFormat
-		}
-		if name == "" {
-			if given < len(o.Backing) {
-				return fmt.Errorf("%w: %s has no backing file, but %s is given as one", ErrUnsupported, src.File.Name(), o.Backing[given].File.Name())
+		q, ok := l.(*qcow2)
+		if !ok || q.h.backing == "" {
+			if len(given) > 0 {
+				return fmt.Errorf("%w: %s has no backing file, but %s is given as one", ErrUnsupported, src.File.Name(), given[0].File.Name())
 			}
 			break
 		}
-		refuse := func(why string) error {
-			return fmt.Errorf("%w: backing file %q of %s: %s", ErrUnsupported, name, src.File.Name(), why)
+		if src, given, err = m.below(q, given, o.Dir); err != nil {
+			return err
 		}
-		if detected {
-			return refuse("the image was only detected as qcow2, and a guest can write a qcow2 header onto its raw disk; " +
-				"pass format=qcow2 if it is one")
-		}
-		if len(m.layers) == MaxChain {
-			return refuse(fmt.Sprintf("the chain has more than %d files; commit some of them with qemu-img commit", MaxChain))
-		}
-		if given < len(o.Backing) {
-			src = o.Backing[given]
-			given++
-			continue
-		}
-		f, err := openBeside(o.Dir, name)
-		if err != nil {
-			if why, ok := err.(refusal); ok {
-				return refuse(string(why))
-			}
-			return fmt.Errorf("backing file %q of %s: %w; put it beside the top image or hand it over explicitly", name, src.File.Name(), err)
-		}
-		m.owned = append(m.owned, f)
-		switch format {
-		case string(FormatRaw), string(FormatQCOW2):
-		case "":
-			return refuse("the image does not tell its format, which is never guessed; hand it over explicitly with its format, " +
-				"or record it with qemu-img rebase -u -F")
-		default:
-			return refuse(fmt.Sprintf("its format is %q, and only raw and qcow2 are read", format))
-		}
-		src = Source{f, Format(format)}
 	}
 	m.size = m.layers[0].size()
 	if m.size == 0 {
@@ -76,6 +45,66 @@ func (m *Image) build(top Source, detected bool, o Options) error {
 	var err error
 	m.packs, err = newPacks(m, o.CacheBytes)
 	return err
+}
+
+// below finds the backing file of q: the next of those given, or the one that its header
+// names. It returns what of given is left.
+func (m *Image) below(q *qcow2, given []Source, dir *os.Root) (Source, []Source, error) {
+	name := q.h.backing
+	refuse := func(why string) (Source, []Source, error) {
+		return Source{}, nil, fmt.Errorf("%w: backing file %q of %s: %s", ErrUnsupported, name, q.f.Name(), why)
+	}
+	if m.detected {
+		return refuse("the image was only detected as qcow2, and a guest can write a qcow2 header onto its raw disk; " +
+			"pass format=qcow2 if it is one")
+	}
+	if len(m.layers) == MaxChain {
+		return refuse(fmt.Sprintf("the chain has more than %d files; commit some of them with qemu-img commit", MaxChain))
+	}
+	if len(given) > 0 {
+		return given[0], given[1:], nil
+	}
+	if why := unfollowed(name, dir); why != "" {
+		return refuse(why)
+	}
+	format := Format(q.h.backingFormat)
+	switch format {
+	case FormatRaw, FormatQCOW2:
+	case "":
+		return refuse("the image does not tell its format, which is never guessed; hand it over explicitly with its format, " +
+			"or record it with qemu-img rebase -u -F")
+	default:
+		return refuse(fmt.Sprintf("its format is %q, and only raw and qcow2 are read", format))
+	}
+	// O_NONBLOCK: a pipe of that name must not hang the open; openHost then refuses it. A
+	// symbolic link that leaves the folder is refused by os.Root.
+	f, err := dir.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		if pe := (*fs.PathError)(nil); errors.As(err, &pe) {
+			err = pe.Err // its path is in the text already
+		}
+		return Source{}, nil, fmt.Errorf("backing file %q of %s: %w; put it beside the top image or hand it over explicitly", name, q.f.Name(), err)
+	}
+	m.owned = append(m.owned, f)
+	return Source{f, format}, nil, nil
+}
+
+// unfollowed says why a backing file name of a header is not looked up in dir, or nothing. A
+// name with a directory, or one that QEMU would take for a protocol ("json:", "nbd:"), could
+// lead anywhere.
+func unfollowed(name string, dir *os.Root) string {
+	switch {
+	case strings.ContainsRune(name, '/'), name == ".", name == "..":
+		return "a path is not followed; hand the file over explicitly, or put it beside the top image and " +
+			"record its bare name with qemu-img rebase -u"
+	case strings.ContainsRune(name, ':'):
+		return "a protocol or option string is not followed; hand the file over explicitly"
+	case strings.ContainsRune(name, 0):
+		return "it is not a file name"
+	case dir == nil:
+		return "no folder is known to look it up in; hand it over explicitly"
+	}
+	return ""
 }
 
 // openLayer opens one file of the chain, which must not be in it already.
@@ -100,33 +129,4 @@ func (m *Image) openLayer(src Source) (layer, error) {
 		return openQCOW2(f, len(m.layers), m.tables)
 	}
 	return nil, fmt.Errorf("%w: format %q of %s is unknown; formats are raw and qcow2", ErrUnsupported, src.Format, f.Name())
-}
-
-// refusal says why a backing file name is not followed.
-type refusal string
-
-func (r refusal) Error() string { return string(r) }
-
-// openBeside opens the file that a header names, in dir only and only by a bare file name:
-// a name with a directory, or one that QEMU would take for a protocol ("json:", "nbd:"), could
-// lead anywhere. A symbolic link that leaves dir is refused by os.Root.
-func openBeside(dir *os.Root, name string) (*os.File, error) {
-	switch {
-	case strings.ContainsRune(name, '/'), name == ".", name == "..":
-		return nil, refusal("a path is not followed; hand the file over explicitly, or put it beside the top image and " +
-			"record its bare name with qemu-img rebase -u")
-	case strings.ContainsRune(name, ':'):
-		return nil, refusal("a protocol or option string is not followed; hand the file over explicitly")
-	case strings.ContainsRune(name, 0):
-		return nil, refusal("not a file name")
-	case dir == nil:
-		return nil, refusal("no folder is known to look it up in; hand it over explicitly")
-	}
-	// O_NONBLOCK: a pipe of that name must not hang the open; openHost then refuses it.
-	f, err := dir.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
-	var pe *fs.PathError
-	if errors.As(err, &pe) {
-		err = pe.Err // the name is in the caller's text
-	}
-	return f, err
 }

@@ -99,7 +99,7 @@ func (p *packs) load(k pack) ([]byte, error) {
 	n := min(k.n, k.q.f.length-k.host) // the last cluster may end the file inside a sector
 	in, _ := p.input.Get().(*[]byte)
 	if in == nil || int64(cap(*in)) < n {
-		b := make([]byte, 2*k.q.clusterSize)
+		b := make([]byte, max(n, k.q.clusterSize)) // what did not shrink is not stored compressed
 		in = &b
 	}
 	defer p.input.Put(in)

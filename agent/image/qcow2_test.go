@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
@@ -235,4 +236,69 @@ func zstdPeer(r io.Reader) (io.ReadCloser, error) {
 		return nil, err
 	}
 	return d.IOReadCloser(), nil
+}
+
+// TestL1InPieces reads an image whose L1 table, 128 KiB, is not held in memory, and whose
+// Extents pass many L2 tables.
+func TestL1InPieces(t *testing.T) {
+	fixture.Need(t, "qemu-img", "qemu-io")
+	img := filepath.Join(t.TempDir(), "disk.qcow2")
+	const size = 512 << 20
+	fixture.Run(t, "qemu-img", "create", "-q", "-f", "qcow2", "-o", "cluster_size=512", img, "512M")
+	qemuIO(t, img, "write -P 1 100M 100k", "write -P 2 536870400 512")
+	m := open(t, img)
+	if q := m.layers[0].(*qcow2); q.l1 != nil {
+		t.Fatal("the L1 table is held")
+	}
+	type part struct {
+		off, n int64
+		zero   bool
+	}
+	var got []part
+	for off := int64(0); off < size; {
+		e, err := m.Extent(off, size)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if l := len(got); l > 0 && got[l-1].zero == e.Zero { // data is cut by the L2 tables between
+			got[l-1].n += e.Len
+		} else {
+			got = append(got, part{off, e.Len, e.Zero})
+		}
+		off += e.Len
+	}
+	want := []part{{0, 100 << 20, true}, {100 << 20, 100 << 10, false}, {100<<20 + 100<<10, size - 512 - 100<<20 - 100<<10, true}, {size - 512, 512, false}}
+	if !slices.Equal(got, want) {
+		t.Fatalf("%+v, want %+v", got, want)
+	}
+	b := make([]byte, 100<<10)
+	if _, err := m.ReadAt(b, 100<<20); err != nil || bytes.Count(b, []byte{1}) != len(b) {
+		t.Fatal(err)
+	}
+	if _, err := m.ReadAt(b[:512], size-512); err != nil || bytes.Count(b[:512], []byte{2}) != 512 {
+		t.Fatal(err)
+	}
+}
+
+// TestExtentIsLong: neighbouring clusters that are contiguous on the host are one extent, so
+// that a large read needs one host range.
+func TestExtentIsLong(t *testing.T) {
+	fixture.Need(t, "qemu-img")
+	dir := t.TempDir()
+	raw, img := filepath.Join(dir, "disk.raw"), filepath.Join(dir, "disk.qcow2")
+	if err := os.WriteFile(raw, bytes.Repeat([]byte("x"), 8<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, opts := range []string{"cluster_size=4k", "cluster_size=64k", "cluster_size=64k,extended_l2=on"} {
+		fixture.Run(t, "qemu-img", "convert", "-f", "raw", "-O", "qcow2", "-o", opts, raw, img)
+		m := open(t, img)
+		// With 4 KiB clusters an L2 table maps 2 MiB and lies between the data.
+		if e, err := m.Extent(1<<20, 1<<20); err != nil || e.Len != 1<<20 || e.Host == nil {
+			t.Errorf("%s: %+v, %v", opts, e, err)
+		}
+	}
+	fixture.Run(t, "qemu-img", "convert", "-f", "raw", "-O", "qcow2", "-c", raw, img)
+	if e, err := open(t, img).Extent(1<<20, 5<<20); err != nil || e.Len != 5<<20 || e.Host != nil || e.Zero {
+		t.Errorf("compressed: %+v, %v", e, err)
+	}
 }
