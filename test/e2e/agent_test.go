@@ -1,0 +1,167 @@
+package e2e
+
+import (
+	"bufio"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"vmfr/test/fixture"
+)
+
+// agentPath is the binary under test, built once.
+var agentPath string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "vmfr-e2e")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	agentPath = filepath.Join(dir, "vmfr-agent")
+	build := exec.Command("go", "build", "-o", agentPath, "vmfr/agent")
+	build.Stderr = os.Stderr
+	if err := build.Run(); err != nil {
+		fmt.Fprintln(os.Stderr, "build:", err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// agent is a running vmfr-agent serve, by its ready line.
+type agent struct {
+	SSH struct {
+		Address, User, IdentityFile, HostKey, KnownHostsFile string
+	}
+	HTTPS struct {
+		URL, User, PasswordFile, CAFile string
+	}
+	Mount string
+}
+
+// startAgent serves with the given disks on free ports and a mount, until the test ends. It
+// fails the test if the agent does not end cleanly.
+func startAgent(t *testing.T, args ...string) agent {
+	t.Helper()
+	mount := t.TempDir()
+	args = append([]string{"serve", "--json", "--log-level", "warn", "--state", filepath.Join(t.TempDir(), "state"),
+		"--listen-ssh", "127.0.0.1:0", "--listen-https", "127.0.0.1:0", "--mount", mount}, args...)
+	cmd := exec.Command(agentPath, args...)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Errorf("the agent ended before its time: %v", err)
+		}
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("the agent: %v", err)
+		}
+		if ents, err := os.ReadDir(mount); err != nil || len(ents) > 0 {
+			t.Errorf("the mount is still there: %d entries, %v", len(ents), err)
+		}
+	})
+	var a agent
+	line, err := bufio.NewReader(out).ReadBytes('\n')
+	if err != nil {
+		t.Fatalf("no ready line: %v", err)
+	}
+	if err := json.Unmarshal(line, &a); err != nil {
+		t.Fatalf("ready line %q: %v", line, err)
+	}
+	return a
+}
+
+// sshArgs are the options of sftp and sshfs: the given key, and a host key that is checked.
+func (a agent) sshArgs() []string {
+	_, port, err := net.SplitHostPort(a.SSH.Address)
+	if err != nil {
+		panic(err)
+	}
+	return []string{"-oPort=" + port, "-oIdentityFile=" + a.SSH.IdentityFile, "-oIdentitiesOnly=yes", "-oBatchMode=yes",
+		"-oStrictHostKeyChecking=yes", "-oUserKnownHostsFile=" + a.SSH.KnownHostsFile}
+}
+
+func (a agent) target() string { return a.SSH.User + "@127.0.0.1" }
+
+func (a agent) password(t *testing.T) string {
+	b, err := os.ReadFile(a.HTTPS.PasswordFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(b))
+}
+
+// other is an image of the same size as the test's disk with one byte set.
+func (a agent) other(t *testing.T) string {
+	p := filepath.Join(t.TempDir(), "other.raw")
+	fixture.Sparse(t, p, diskSize)
+	f, err := os.OpenFile(p, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt([]byte{1}, diskSize/2); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func sum(t *testing.T, path string) string {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		t.Fatal(err)
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// inspect runs vmfr-agent inspect on a disk of which one volume is not readable (the EFI system
+// partition), which it says by exit code 3.
+func inspect(t *testing.T, args ...string) string {
+	t.Helper()
+	cmd := exec.Command(agentPath, append([]string{"inspect", "--log-level", "error"}, args...)...)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 3 {
+		t.Fatalf("inspect %s: %v, want exit code 3\n%s", strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// walkSum runs inspect --walk and returns the sum of the listing.
+func walkSum(t *testing.T, disk string) string {
+	t.Helper()
+	out := inspect(t, "--walk", "--disk", "b/rootdisk="+disk)
+	for _, line := range strings.Split(out, "\n") {
+		if strings.Contains(line, "sha256") {
+			f := strings.Fields(line)
+			return f[len(f)-1]
+		}
+	}
+	t.Fatalf("inspect --walk prints no sha256:\n%s", out)
+	return ""
+}
