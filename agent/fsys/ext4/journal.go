@@ -2,7 +2,9 @@ package ext4
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
+	iofs "io/fs"
 
 	"vmfr/agent/extent"
 	"vmfr/agent/fsys"
@@ -61,6 +63,9 @@ func replayJournal(r extent.Reader, sb *super, suspect bool, o Options) (extent.
 // that the superblock keeps (s_jnl_blocks: 15 block numbers, size upper half, size) serves.
 func (f *FS) journalFile() (extent.Reader, error) {
 	n, err := f.anyInode(f.sb.journalIno)
+	if errors.Is(err, iofs.ErrNotExist) {
+		err = fsys.Corrupt("ext4", "superblock", 0, superOffset, "the journal's inode %d is not there", f.sb.journalIno)
+	}
 	if err == nil && n.isRegular() && n.size > 0 {
 		return f.content(n), nil
 	}

@@ -2,7 +2,9 @@ package ext4
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
+	iofs "io/fs"
 
 	"vmfr/agent/fsys"
 )
@@ -190,6 +192,9 @@ func (f *FS) xattrValue(n *inode, a *xattrArea, e xattrEntry) ([]byte, error) {
 		return nil, a.bad("a value in inode %d without the feature ea_inode", e.valueIno)
 	}
 	v, err := f.anyInode(e.valueIno)
+	if errors.Is(err, iofs.ErrNotExist) {
+		return nil, a.bad("a value in inode %d, which is not there", e.valueIno) // n itself is
+	}
 	if err != nil {
 		return nil, fmt.Errorf("attribute of inode %d: %w", n.num, err)
 	}

@@ -1,0 +1,367 @@
+package ext4
+
+import (
+	"bytes"
+	"compress/gzip"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	iofs "io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"vmfr/agent/extent"
+	"vmfr/agent/fsys"
+	"vmfr/agent/fsys/fsystest"
+	"vmfr/agent/ondisk"
+	"vmfr/test/fixture"
+)
+
+// updateEnv, when set, makes TestBases write the images of testdata anew, with the kernel.
+const updateEnv = "VMFR_UPDATE_TESTDATA"
+
+// bases are the small images, of one block group and 1 KiB blocks, that hostile and fuzz tests
+// damage. Without checksums a damaged structure itself is looked at, and not its checksum.
+var bases = []struct {
+	name   string
+	kib    int64
+	mke2fs []string
+}{
+	{"plain", 1536, []string{"-O", "^metadata_csum,^64bit,^has_journal,^uninit_bg,^resize_inode"}},
+	{"csum", 1536, []string{"-O", "metadata_csum,64bit,^has_journal,^resize_inode"}},
+	{"ext2", 1536, []string{"-t", "ext2", "-O", "^resize_inode"}},
+	{"inline", 1536, []string{"-O", "inline_data,ea_inode,^metadata_csum,^64bit,^has_journal,^uninit_bg,^resize_inode"}},
+	{"gdt", 1536, []string{"-O", "^metadata_csum,^64bit,^has_journal,uninit_bg,^resize_inode"}},
+	{"journal", 4096, []string{"-O", "^metadata_csum,^64bit,^uninit_bg,^resize_inode", "-J", "size=1"}},
+}
+
+// goodContent is what the undamaged file has.
+var goodContent = bytes.Repeat([]byte("undamaged\n"), 300)
+
+// fillBase makes one object of each kind that has a structure of its own.
+func fillBase(t *testing.T, name, dir string) {
+	t.Helper()
+	check := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	p := func(s string) string { return filepath.Join(dir, s) }
+	check(os.WriteFile(p("good"), goodContent, 0o644))
+	check(os.MkdirAll(p("dir/sub"), 0o755))
+	check(os.WriteFile(p("dir/a"), []byte("a"), 0o644))
+	check(os.WriteFile(p("dir/sub/c"), []byte("c"), 0o644))
+	// Many extents, or single, double and triple indirect blocks.
+	f, err := os.Create(p("deep"))
+	check(err)
+	for i := range int64(100) {
+		_, err = f.WriteAt(bytes.Repeat([]byte{byte(i + 1)}, 1024), 2048*i)
+		check(err)
+	}
+	for _, block := range []int64{400, 70_000} {
+		_, err = f.WriteAt(bytes.Repeat([]byte{0xAB}, 1024), block*1024)
+		check(err)
+	}
+	check(f.Close())
+	check(os.Mkdir(p("big"), 0o755))
+	for i := range 250 {
+		check(os.Link(p("good"), p(fmt.Sprintf("big/name %03d %s", i, strings.Repeat("n", 20)))))
+	}
+	check(os.Symlink("good", p("fast")))
+	check(os.Symlink(strings.Repeat("slow/", 40), p("slow")))
+	check(os.WriteFile(p("xa"), []byte("attributes"), 0o644))
+	check(unix.Setxattr(p("xa"), "user.short", []byte("in the inode"), 0))
+	check(unix.Setxattr(p("xa"), "user.long", bytes.Repeat([]byte("L"), 500), 0))
+	if name == "inline" {
+		check(os.WriteFile(p("ea"), []byte("value elsewhere"), 0o644))
+		check(unix.Setxattr(p("ea"), "user.huge", bytes.Repeat([]byte("H"), 3000), 0))
+		check(os.WriteFile(p("inline"), bytes.Repeat([]byte("i"), 100), 0o644))
+	}
+	check(unix.Mkfifo(p("fifo"), 0o644))
+}
+
+// TestBases checks that the images of testdata are what the damage is done to.
+func TestBases(t *testing.T) {
+	for _, b := range bases {
+		t.Run(b.name, func(t *testing.T) {
+			if os.Getenv(updateEnv) != "" {
+				makeBase(t, b.name, b.kib, b.mke2fs)
+			}
+			h := newHostile(t, b.name)
+			if err := survey(h.fs); err != nil {
+				t.Error(err)
+			}
+			h.checkGood(t, h.fs)
+		})
+	}
+}
+
+func makeBase(t *testing.T, name string, kib int64, opts []string) {
+	t.Helper()
+	img := fixture.Ext4(t, "", kib<<10, append([]string{"-b", "1024", "-N", "64", "-m", "0", "-I", "256",
+		"-U", "11111111-2222-3333-4444-555555555555", "-E", "lazy_itable_init=0,hash_seed=11111111-2222-3333-4444-555555555555"}, opts...)...)
+	dir := fixture.Mount(t, img, "ext4", "rw,noatime", 0, 0)
+	fillBase(t, name, dir)
+	if name == "journal" { // left dirty
+		f, err := os.Open(filepath.Join(dir, "good"))
+		if err == nil {
+			err = errors.Join(f.Sync(), f.Close())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		fixture.Shutdown(t, dir, true)
+		img = fixture.Copy(t, img)
+	} else {
+		fixture.Unmount(t, dir)
+	}
+	raw, err := os.ReadFile(img)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	z, err := gzip.NewWriterLevel(&out, gzip.BestCompression)
+	if err == nil {
+		_, err = z.Write(raw)
+	}
+	if err := errors.Join(err, z.Close(), os.WriteFile(filepath.Join("testdata", name+".gz"), out.Bytes(), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// hostile is an image of testdata to be damaged, and the undamaged one to find things by.
+type hostile struct {
+	b  []byte
+	fs *FS
+}
+
+func baseImage(t testing.TB, name string) []byte {
+	t.Helper()
+	f, err := os.Open(filepath.Join("testdata", name+".gz"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := io.ReadAll(z)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func newHostile(t testing.TB, name string) *hostile {
+	t.Helper()
+	b := baseImage(t, name)
+	fs, err := Open(extent.Bytes(bytes.Clone(b)), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &hostile{b: b, fs: fs}
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err) // only where the undamaged image is asked
+	}
+	return v
+}
+
+func (h *hostile) ino(path string) fsys.Ino { return must(fsystest.Find(h.fs, path)) }
+
+// inode is the place of an object's inode in the image.
+func (h *hostile) inode(path string) int { return h.inodeNum(uint32(h.ino(path))) }
+
+func (h *hostile) inodeNum(num uint32) int {
+	s := h.fs.sb
+	d := must(h.fs.group(uint64(num-1) / uint64(s.inodesPerGroup)))
+	return int(d.inodeTable*s.blockSize + uint64(num-1)%uint64(s.inodesPerGroup)*s.inodeSize)
+}
+
+// block is the place of an object's logical block in the image.
+func (h *hostile) block(path string, lblk uint64) int {
+	n := must(h.fs.inode(h.ino(path)))
+	return int(must(h.fs.content(n).run(lblk)).phys * h.fs.sb.blockSize)
+}
+
+// group is the place of the first group descriptor.
+func (h *hostile) group() int { return int(must2(h.fs.sb.descBlock(0, 0)) * h.fs.sb.blockSize) }
+
+func must2(v uint64, ok bool) uint64 {
+	if !ok {
+		panic("no such block")
+	}
+	return v
+}
+
+// at follows a block number that is stored at off.
+func (h *hostile) at(off int) int { return int(h.get32(off)) * int(h.fs.sb.blockSize) }
+
+func (h *hostile) put8(off int, v uint8)   { h.b[off] = v }
+func (h *hostile) put16(off int, v uint16) { binary.LittleEndian.PutUint16(h.b[off:], v) }
+func (h *hostile) put32(off int, v uint32) { binary.LittleEndian.PutUint32(h.b[off:], v) }
+func (h *hostile) get16(off int) uint16    { return binary.LittleEndian.Uint16(h.b[off:]) }
+func (h *hostile) get32(off int) uint32    { return binary.LittleEndian.Uint32(h.b[off:]) }
+
+// record is the place of a name's record in its directory block.
+func (h *hostile) record(path string) int {
+	dir, name := filepath.Split(path)
+	dir = filepath.Clean(dir)
+	blk := h.block(dir, 0)
+	for off := blk; off < blk+int(h.fs.sb.blockSize); off += int(h.get16(off + 4)) {
+		if string(h.b[off+8:off+8+int(h.b[off+6])]) == name {
+			return off
+		}
+	}
+	panic("no record " + path)
+}
+
+// checkGood requires that the undamaged file still reads right.
+func (h *hostile) checkGood(t *testing.T, fs *FS) {
+	t.Helper()
+	r, err := fs.Open(h.ino("good"))
+	if err != nil {
+		t.Errorf("the undamaged file: %v", err)
+		return
+	}
+	b := make([]byte, r.Size())
+	if _, err := r.ReadAt(b, 0); err != nil || !bytes.Equal(b, goodContent) {
+		t.Errorf("the undamaged file reads as %d other bytes (%v)", len(b), err)
+	}
+}
+
+// Bounds of survey: what the images of testdata have is far below.
+const (
+	surveyNames   = 5000
+	surveyExtents = 5000
+	surveyBytes   = 16 << 20
+)
+
+// ofKnownKind tells whether an error of a damaged image is one that an FS may return. The device
+// may be shorter than the damaged superblock says.
+func ofKnownKind(err error) bool {
+	for _, k := range []error{fsys.ErrCorrupt, fsys.ErrUnsupported, fsys.ErrNoKey, iofs.ErrNotExist, io.ErrUnexpectedEOF} {
+		if errors.Is(err, k) {
+			return true
+		}
+	}
+	return false
+}
+
+// survey reads everything that can be reached, each inode once, within the bounds above. It
+// returns the first error that is of no known kind, or of any kind where that is all there is.
+func survey(fs *FS) error {
+	names := ondisk.NewBudget("survey: names", surveyNames)
+	extents := ondisk.NewBudget("survey: extents", surveyExtents)
+	left := int64(surveyBytes)
+	seen := map[fsys.Ino]bool{}
+	todo := []fsys.Ino{fs.Root()}
+	var known error
+	note := func(err error) error {
+		if err == nil || err == io.EOF {
+			return nil
+		}
+		if !ofKnownKind(err) {
+			return fmt.Errorf("an error of no kind: %w", err)
+		}
+		known = first(known, err)
+		return nil
+	}
+	_ = fs.Info()
+	for len(todo) > 0 {
+		ino := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		a, err := fs.Stat(ino)
+		if err != nil {
+			if err := note(err); err != nil {
+				return err
+			}
+			continue
+		}
+		if _, err := fs.Xattrs(ino); note(err) != nil {
+			return note(err)
+		}
+		switch a.Mode & fsys.ModeFmt {
+		case fsys.ModeSymlink:
+			if _, err := fs.Readlink(ino); note(err) != nil {
+				return note(err)
+			}
+		case fsys.ModeRegular:
+			r, err := fs.Open(ino)
+			if err == nil {
+				err = surveyFile(r, extents, &left)
+			}
+			if note(err) != nil {
+				return note(err)
+			}
+		case fsys.ModeDir:
+			buf := make([]fsys.Dirent, 64)
+			from := fsys.Cookie(0)
+			for err = nil; err == nil; {
+				var n int
+				n, err = fs.ReadDir(ino, from, buf)
+				if n == 0 && err == nil {
+					return fmt.Errorf("directory %d at %d: no entry and no error", ino, from)
+				}
+				if names.Spend(int64(n)) != nil {
+					return nil
+				}
+				for i, d := range buf[:n] {
+					if d.Name == "" || strings.ContainsAny(d.Name, "/\x00") {
+						return fmt.Errorf("directory %d: name %q", ino, d.Name)
+					}
+					if d.Next&^cookieDamaged <= from&^cookieDamaged {
+						return fmt.Errorf("directory %d: the cookie goes from %d to %d", ino, from, d.Next)
+					}
+					from = d.Next
+					if i < 3 {
+						if _, err := fs.Lookup(ino, d.Name); note(err) != nil {
+							return note(err)
+						}
+					}
+					if !seen[d.Ino] {
+						seen[d.Ino] = true
+						todo = append(todo, d.Ino)
+					}
+				}
+			}
+			if note(err) != nil {
+				return note(err)
+			}
+		}
+	}
+	return known
+}
+
+// surveyFile walks the extents of a file and reads the start of each.
+func surveyFile(r extent.Reader, extents *ondisk.Budget, left *int64) error {
+	buf := make([]byte, 64<<10)
+	for off := int64(0); off < r.Size(); {
+		if extents.Spend(1) != nil || *left <= 0 {
+			return nil
+		}
+		x, err := r.Extent(off, r.Size()-off)
+		if err != nil {
+			return err
+		}
+		if x.Len <= 0 || x.Len > r.Size()-off {
+			return fmt.Errorf("extent of %d bytes at %d of %d", x.Len, off, r.Size())
+		}
+		n := min(x.Len, int64(len(buf)))
+		if got, err := r.ReadAt(buf[:n], off); int64(got) < n {
+			return err
+		}
+		*left -= n
+		off += x.Len
+	}
+	return nil
+}
