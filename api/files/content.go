@@ -49,14 +49,16 @@ func (h *handler) content(w *response, r *http.Request, names []string, n tree.N
 		// No file name: the client takes the last name of the URL, which needs no quoting.
 		hdr.Set("Content-Disposition", "attachment")
 	}
-	if strings.Count(r.Header.Get("Range"), ",") >= maxRanges {
+	if rg := r.Header.Get("Range"); rg != "" && !strings.HasPrefix(rg, "bytes=") {
+		r.Header.Del("Range") // an unknown unit is to be ignored (RFC 9110, 14.2); net/http refuses it
+	} else if strings.Count(rg, ",") >= maxRanges {
 		hdr.Set("Content-Range", "bytes */"+strconv.FormatInt(f.Size(), 10))
 		h.refuse(w, r, http.StatusRequestedRangeNotSatisfiable, "bad_range", fmt.Sprintf("More than %d ranges were asked for.", maxRanges), "Ask for them in several requests.")
 		return
 	}
 	src := &source{f: f}
 	defer src.close()
-	b := &body{h: h, w: w, rc: http.NewResponseController(w.ResponseWriter)}
+	b := &body{h: h, w: w}
 	http.ServeContent(b, r, "", lastModified(a.Mtime, h.cfg.now()), io.NewSectionReader(src, 0, f.Size()))
 	b.finish(r)
 }
@@ -140,7 +142,6 @@ func (s *source) ReadAt(p []byte, off int64) (int, error) {
 type body struct {
 	h       *handler
 	w       *response
-	rc      *http.ResponseController
 	status  int
 	started bool  // the status is sent
 	written int64 // bytes of the body
@@ -178,7 +179,7 @@ func (b *body) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// ReadFrom copies the content. Each piece must be taken by the client within the stall limit.
+// ReadFrom copies the content.
 func (b *body) ReadFrom(src io.Reader) (int64, error) {
 	buf, release := b.h.buffers.get()
 	defer release()
@@ -188,7 +189,6 @@ func (b *body) ReadFrom(src io.Reader) (int64, error) {
 		if n > 0 {
 			b.h.cfg.Counters.Read(n)
 			b.start()
-			_ = b.rc.SetWriteDeadline(time.Now().Add(b.h.cfg.Limits.Stall))
 			k, err := b.w.Write(buf[:n])
 			b.written += int64(k)
 			total += int64(k)

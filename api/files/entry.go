@@ -65,8 +65,13 @@ func typeName(mode uint32) string {
 
 // direntry describes the object that d names in dir, as far as it can be read.
 func (h *handler) direntry(dir tree.Node, d fsys.Dirent) entry {
-	n, err := h.tree.Lookup(dir, d.Name)
+	// By number: by name would cost O(n) each in a folder without an index.
+	n, ok := h.tree.ByID(uint64(d.Ino))
 	var a fsys.Attr
+	var err error
+	if !ok {
+		n, err = h.tree.Lookup(dir, d.Name)
+	}
 	if err == nil {
 		a, err = h.tree.Attr(n)
 	}

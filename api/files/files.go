@@ -159,7 +159,7 @@ func (h *handler) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	if h.closed {
 		panic(http.ErrAbortHandler)
 	}
-	w := &response{ResponseWriter: rw}
+	w := &response{ResponseWriter: rw, rc: http.NewResponseController(rw), stall: h.cfg.Limits.Stall}
 	start := time.Now()
 	defer func() { h.access(w, r, time.Since(start)) }()
 	securityHeaders(w.Header(), r.Host)
@@ -172,10 +172,7 @@ func (h *handler) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		h.refuse(w, r, http.StatusServiceUnavailable, "busy", "Too many requests are under way.", "Try again in a few seconds.")
 		return
 	}
-	// Without a deadline, a client that reads nothing would hold its slot for ever.
-	rc := http.NewResponseController(rw)
-	_ = rc.SetWriteDeadline(time.Now().Add(h.cfg.Limits.Stall))
-	defer func() { _ = rc.SetWriteDeadline(time.Time{}) }()
+	w.extend(start)
 
 	switch r.Method {
 	case http.MethodGet, http.MethodHead:

@@ -24,7 +24,6 @@ import (
 	"vmfr/agent/engine"
 	"vmfr/agent/fsys"
 	"vmfr/agent/fsys/ext4"
-	"vmfr/agent/image"
 	"vmfr/agent/tree"
 	"vmfr/agent/volume"
 	"vmfr/test/fixture"
@@ -53,17 +52,7 @@ func openTree(t testing.TB, disks map[string]string) *tree.Tree {
 	t.Helper()
 	b := tree.Backup{Name: "nightly", VM: "web", Timestamp: time.Date(2026, 4, 12, 2, 0, 0, 0, time.UTC)}
 	for name, path := range disks {
-		f, err := os.Open(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = f.Close() })
-		img, err := image.Open(image.Source{File: f, Format: image.FormatRaw}, image.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = img.Close() })
-		b.Disks = append(b.Disks, tree.Disk{Name: name, Source: path, Format: "raw", Reader: img, ModTime: time.Unix(1e9, 0)})
+		b.Disks = append(b.Disks, tree.Disk{Name: name, Source: path, Format: "raw", Reader: openImage(t, path), ModTime: time.Unix(1e9, 0)})
 	}
 	tr, err := tree.New(context.Background(), tree.Config{Backups: []tree.Backup{b}, Engines: []engine.Engine{native{}}, Version: "test"})
 	if err != nil {

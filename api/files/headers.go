@@ -39,11 +39,24 @@ func securityHeaders(h http.Header, host string) {
 	}
 }
 
-// response notes the status and the bytes of an answer for the log.
+// response notes the status and the bytes of an answer for the log, and cuts off a client
+// that takes nothing: without a deadline it would hold its place for ever.
 type response struct {
 	http.ResponseWriter
+	rc     *http.ResponseController
+	stall  time.Duration
+	since  time.Time // when the deadline was set
 	status int
 	bytes  int64
+}
+
+// extend gives the client another stall to take what comes next. net/http takes the deadline
+// back when the request has ended. Setting it costs a message on HTTP/2, hence not each time.
+func (w *response) extend(now time.Time) {
+	if now.Sub(w.since) > w.stall/16 {
+		w.since = now
+		_ = w.rc.SetWriteDeadline(now.Add(w.stall))
+	}
 }
 
 // Unwrap lets http.ResponseController find the connection.
@@ -60,6 +73,7 @@ func (w *response) Write(p []byte) (int, error) {
 	if w.status == 0 {
 		w.status = http.StatusOK
 	}
+	w.extend(time.Now())
 	n, err := w.ResponseWriter.Write(p)
 	w.bytes += int64(n)
 	return n, err
