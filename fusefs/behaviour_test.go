@@ -453,6 +453,31 @@ func waysToRead(t *testing.T, p, other string, data []byte) {
 	wg.Wait()
 }
 
+// An image that ends too early is an I/O error, not the end of the guest's file.
+func TestShortImageIsAnError(t *testing.T) {
+	src := t.TempDir()
+	const size = 24 << 20
+	if err := os.WriteFile(filepath.Join(src, "f"), bytes.Repeat([]byte("0123456789abcdef"), size/16), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	img := fixture.Ext4(t, src, 64<<20)
+	_, mnt := serve(t, newTree(t, native{}, img), Options{})
+	f, err := os.Open(filepath.Join(mnt, "backups/b/d0/f"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if n, err := io.CopyN(io.Discard, f, 1<<20); err != nil {
+		t.Fatal(n, err)
+	}
+	if err := os.Truncate(img, 12<<20+123); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := io.Copy(io.Discard, f); !errors.Is(err, unix.EIO) {
+		t.Errorf("read on for %d bytes: %v, want EIO", n, err)
+	}
+}
+
 // The guest's modes and ACLs count where the option says so.
 func TestDefaultPermissions(t *testing.T) {
 	fixture.Need(t, "setpriv", "setfacl", "getfacl")

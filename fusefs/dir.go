@@ -34,9 +34,12 @@ const batch = 256
 
 var batches = sync.Pool{New: func() any { return new([batch]fsys.Dirent) }}
 
-// OpenDir lets the kernel keep the listing.
-func (v *view) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
-	v.o.Counters.Count(tree.OpOpen)
+// OpenDir tells the kernel, once and for all, that a directory need not be opened to be read;
+// listings are kept then. A kernel that does not know this gets an answer instead.
+func (v *view) OpenDir(_ <-chan struct{}, _ *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	if v.noOpenDir {
+		return fuse.ENOSYS
+	}
 	out.OpenFlags = fuse.FOPEN_CACHE_DIR | fuse.FOPEN_KEEP_CACHE
 	return fuse.OK
 }

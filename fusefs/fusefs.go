@@ -10,6 +10,10 @@
 // Non-goals: no writing (every operation that would write is EROFS), no path or link
 // resolution (the kernel's), no locks, no notifications. Invariants: no lock is held across
 // I/O; memory does not grow with what a client has looked at; a panic is answered with EIO.
+//
+// A process that serves a mount must not fork into it (exec.Cmd's Dir or a chroot below the
+// mount): the Go runtime waits for the fork while the fork waits for an answer. Opening and
+// reading files of one's own mount is fine.
 package fusefs
 
 import (
@@ -34,18 +38,17 @@ const (
 	// kernel drops them when it needs the memory.
 	validity = uint64(30 * 24 * time.Hour / time.Second)
 
-	// maxRead is the largest read request, in bytes. A splice needs a pipe that holds the
-	// request, its header and one page more if the data is not page-aligned in the image; a
-	// pipe has at most 1 MiB (pipe-max-size) and its sizes are powers of two.
-	maxRead = 512 << 10
+	// maxRead is the largest read request, in bytes. It passes through a pipe together with its
+	// header. A pipe has at most 256 pages (pipe-max-size is 1 MiB); one is for the header and
+	// one for data that does not begin at a page in the image.
+	maxRead = 254 * 4096
 
 	// openFiles bounds the tree.Files kept for reading: a File costs its engine's block map.
 	// Files that are not kept are opened again, so more may be open at once.
 	openFiles = 1024
 
-	// defaultReadAhead is the default of Options.ReadAhead: two requests of maxRead under way
-	// while the client consumes what it has.
-	defaultReadAhead = 1024
+	// defaultReadAhead is the default of Options.ReadAhead: two whole requests.
+	defaultReadAhead = 2 * maxRead >> 10
 
 	// defaultGrace is the default of Options.Grace.
 	defaultGrace = 2 * time.Second
@@ -59,7 +62,7 @@ type Options struct {
 	// Without it whoever may use the mount may read all of it.
 	DefaultPermissions bool
 	// ReadAhead is how far the kernel reads ahead in a file that is read in sequence, in KiB;
-	// 0 means 1024. Raising it above the kernel's default of 128 needs a writable /sys.
+	// 0 means 2032. Raising it above the kernel's default of 128 needs a writable /sys.
 	ReadAhead int
 	// Grace is how long Unmount waits for users of the mount to leave; 0 means two seconds.
 	Grace time.Duration
@@ -83,8 +86,8 @@ func (o Options) withDefaults() Options {
 }
 
 // view answers FUSE requests from a tree. Operations that it does not have are go-fuse's
-// ENOSYS, which the kernel remembers and does not ask again: access (allowed), flush and
-// fsync (nothing to do).
+// ENOSYS, which the kernel remembers and does not ask again: access (allowed) and fsync
+// (nothing to do).
 type view struct {
 	fuse.RawFileSystem
 	t      *tree.Tree
@@ -92,7 +95,11 @@ type view struct {
 	files  *cache.Cache[uint64, *tree.File] // by node id
 	whole  fuse.StatfsOut                   // of the tree's own directories: the sum of all file systems
 	panics atomic.Uint64
-	often  rate.Sometimes // limits the log lines about errors
+
+	// Set by Init, before any other request: the kernel accepts that nothing is opened.
+	noOpen, noOpenDir bool
+
+	often rate.Sometimes // limits the log lines about errors
 }
 
 func newView(t *tree.Tree, o Options) *view {
@@ -104,6 +111,13 @@ func newView(t *tree.Tree, o Options) *view {
 		whole:         sum(t),
 		often:         rate.Sometimes{First: 20, Interval: time.Second},
 	}
+}
+
+// Init learns what the kernel can do.
+func (v *view) Init(s *fuse.Server) {
+	can := s.KernelSettings().Flags64()
+	v.noOpen = can&fuse.CAP_NO_OPEN_SUPPORT != 0
+	v.noOpenDir = can&fuse.CAP_NO_OPENDIR_SUPPORT != 0
 }
 
 // String is the name of the file system type, "fuse.vmfr" in /proc/mounts.

@@ -144,7 +144,7 @@ func TestMountOptions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if ra, err := os.ReadFile("/sys/class/bdi/" + m.dev + "/read_ahead_kb"); err == nil && strings.TrimSpace(string(ra)) != "1024" {
+	if ra, err := os.ReadFile("/sys/class/bdi/" + m.dev + "/read_ahead_kb"); err == nil && strings.TrimSpace(string(ra)) != "2032" {
 		t.Errorf("read-ahead is %s KiB", ra)
 	}
 }

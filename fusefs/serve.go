@@ -46,6 +46,8 @@ func newServer(mountPoint string, t *tree.Tree, o Options) (*Server, error) {
 		// The data never changes, so the kernel need not ask whether it did.
 		ExplicitDataCacheControl: true,
 		EnableSymlinkCaching:     true,
+		// See OpenDir; the same for files is go-fuse's default.
+		ExtraCapabilities: fuse.CAP_NO_OPENDIR_SUPPORT,
 		// The kernel enforces ACLs only together with modes, and keeps them then.
 		EnableAcl:    o.DefaultPermissions,
 		PanicHandler: s.v.panicked,
