@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"vmfr/agent/engine"
 	"vmfr/test/fixture"
 )
@@ -44,15 +46,28 @@ func BenchmarkGet(b *testing.B) {
 		}
 		b.Run(cipher, func(b *testing.B) {
 			us, them = nil, nil
+			var cpu time.Duration
 			for b.Loop() {
+				before := cpuTime(b)
 				get(&us, ours.port, "/backups/b/d/big")
+				cpu += cpuTime(b) - before
 				get(&them, port, mnt+"/big")
 			}
+			b.ReportMetric(cpu.Seconds()/float64(len(us))*1024/float64(mib), "cpu-s/GiB")
 			b.ReportMetric(median(us), "MiB/s")
 			b.ReportMetric(median(them), "openssh-MiB/s")
 			b.ReportMetric(median(us)/median(them), "ratio")
 		})
 	}
+}
+
+// cpuTime is what this process, and so our server, has used.
+func cpuTime(b *testing.B) time.Duration {
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 func median(v []float64) float64 {

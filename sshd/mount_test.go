@@ -111,7 +111,7 @@ func TestSSHFS(t *testing.T) {
 	kernel := fixture.Mount(t, img, "ext4", "ro,noload", 0, 0)
 	r := serve(t, newTree(t, engine.Native(), openRaw(t, img)), nil)
 	mnt := t.TempDir()
-	args := append(r.options(), "oadp@"+r.host+":/backups/b/d", mnt, "-o", "ro")
+	args := append(r.options(), "oadp@"+r.host+":/backups/b/d", mnt, "-o", "ro,max_read=65536")
 	if out, errs, status := r.run("", "sshfs", args...); status != 0 {
 		t.Fatalf("sshfs: %s%s", out, errs)
 	}

@@ -126,7 +126,7 @@ func (s *server) serveConn(c *conn) {
 		s.cfg.Counters.Conns(-1)
 		s.wg.Done()
 	}()
-	defer s.net("connection")
+	defer s.caught("connection")
 	c.login = newLogin(s, c)
 	defer c.login.end()
 	srv := &ssh.Server{
@@ -149,8 +149,8 @@ func (s *server) serveConn(c *conn) {
 	srv.HandleConn(c)
 }
 
-// net is the last net under a goroutine that talks to a client; it must be deferred directly.
-func (s *server) net(what string) {
+// caught is the last net under a goroutine that talks to a client; it must be deferred directly.
+func (s *server) caught(what string) {
 	if p := recover(); p != nil {
 		s.panics.Add(1)
 		s.cfg.Log.Error("ssh: internal error", "in", what, "panic", p, "stack", string(debug.Stack()))

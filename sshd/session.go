@@ -20,7 +20,7 @@ func (s *server) refuseChannel(ch gossh.NewChannel) {
 func (s *server) session(c *conn, sc *gossh.ServerConn, nc gossh.NewChannel) {
 	c.wg.Add(1)
 	defer c.wg.Done()
-	defer s.net("session")
+	defer s.caught("session")
 	if c.sessions.Add(1) > maxSessions {
 		c.sessions.Add(-1)
 		s.cfg.Counters.Count(tree.OpRefused)
@@ -53,7 +53,7 @@ func (s *server) session(c *conn, sc *gossh.ServerConn, nc gossh.NewChannel) {
 				go func() {
 					defer c.wg.Done()
 					defer close(sftpDone)
-					defer s.net("sftp")
+					defer s.caught("sftp")
 					s.serveSFTP(c, ch)
 				}()
 			case sftpDone != nil:

@@ -10,8 +10,8 @@ import (
 
 const (
 	// maxRead is the most content in one reply. Larger ones save little: a reply travels in
-	// SSH packets of 32 KiB anyway. sshfs asks for 64 KiB and takes a shorter reply for the
-	// end of the file, so it must not be less than that.
+	// SSH packets of 32 KiB anyway. sshfs -o max_read asks for up to 64 KiB and takes a shorter
+	// reply for the end of the file, so it must not be less than that.
 	maxRead = 128 << 10
 	// maxPacket is the longest packet that pkg/sftp takes.
 	maxPacket = 256 << 10
@@ -23,6 +23,7 @@ const (
 // Packet types and flags of draft-ietf-secsh-filexfer-02, sections 3 and 5.
 const (
 	fxpVersion       = 2
+	fxpData          = 103
 	fxpName          = 104
 	fxpAttrs         = 105
 	fxpExtended      = 200
@@ -128,6 +129,7 @@ func (w *wire) next() error {
 	for _, v := range []uint64{maxPacket, maxRead, maxRead, maxHandles} { // packet, read, write, handles
 		reply = binary.BigEndian.AppendUint64(reply, v)
 	}
+	setLength(reply)
 	return w.send(reply)
 }
 
@@ -138,6 +140,12 @@ func (w *wire) Write(p []byte) (int, error) {
 	w.mu.Unlock()
 	if err != nil {
 		return 0, err
+	}
+	if len(w.out) == 0 && len(p) >= 5 && p[4] == fxpData && len(p) == 4+int(binary.BigEndian.Uint32(p)) {
+		if err := w.send(p); err != nil { // content goes on without a copy
+			return 0, err
+		}
+		return len(p), nil
 	}
 	w.out = append(w.out, p...)
 	for len(w.out) >= 5 {
@@ -150,6 +158,7 @@ func (w *wire) Write(p []byte) (int, error) {
 			w.fail(err)
 			return 0, err
 		}
+		setLength(packet)
 		if err := w.send(packet); err != nil {
 			return 0, err
 		}
@@ -158,9 +167,10 @@ func (w *wire) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// send writes one packet after setting its length, and makes room for another request.
+func setLength(packet []byte) { binary.BigEndian.PutUint32(packet, uint32(len(packet)-4)) }
+
+// send writes one packet and makes room for another request.
 func (w *wire) send(packet []byte) error {
-	binary.BigEndian.PutUint32(packet, uint32(len(packet)-4))
 	w.writing.Lock()
 	_, err := w.ch.Write(packet)
 	w.writing.Unlock()
@@ -192,7 +202,7 @@ func (w *wire) Close() error {
 	return w.ch.Close()
 }
 
-// amend changes a reply of RequestServer where that is needed. The length is set by send.
+// amend changes a reply of RequestServer where that is needed. Its length is left to the caller.
 func amend(packet []byte) ([]byte, error) {
 	d := decoder{b: packet, at: 5}
 	switch packet[4] {
