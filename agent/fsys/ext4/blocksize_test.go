@@ -22,7 +22,7 @@ func sourceTree(t *testing.T) (string, fsystest.Manifest) {
 	if err := os.Mkdir(filepath.Join(src, "many"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for i := range 3000 { // several levels of index in blocks of 1 KiB
+	for i := range 3000 { // more than one block of 64 KiB
 		if err := os.WriteFile(filepath.Join(src, "many", fmt.Sprintf("Third Of Many %d", i)), nil, 0o600); err != nil {
 			t.Fatal(err)
 		}

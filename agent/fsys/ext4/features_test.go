@@ -79,7 +79,7 @@ func TestFeatures(t *testing.T) {
 			commands(t, img, c.before)
 			kind := "ext4" // its driver mounts all three
 			fs := openImage(t, img)
-			dir := fixture.Mount(t, img, kind, "rw,"+c.mount, 0, 0)
+			dir := fixture.Mount(t, img, kind, "rw,barrier=0,"+c.mount, 0, 0)
 			populate(t, dir, int(fs.sb.blockSize))
 			fixture.Unmount(t, dir)
 			commands(t, img, c.after)

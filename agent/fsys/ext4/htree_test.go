@@ -52,7 +52,7 @@ func TestUnrecordedHashSign(t *testing.T) {
 	for _, flag := range []string{"1", "2"} {
 		img := fixture.Ext4(t, "", 32<<20, "-b", "1024")
 		commands(t, img, []string{"debugfs -w -R ssv\tflags\t" + flag + " IMG"})
-		dir := fixture.Mount(t, img, "ext4", "rw,noatime", 0, 0)
+		dir := fixture.Mount(t, img, "ext4", "rw,noatime,barrier=0", 0, 0)
 		p := &populator{t: t, root: dir, bs: 1024}
 		p.directories()
 		want := fixture.Manifest(t, dir)

@@ -25,7 +25,7 @@ func TestFarBlocks(t *testing.T) {
 	for _, options := range []string{"-b 1024 -O ^extent,^64bit", "-b 4096 -O ^extent,^64bit", "-b 4096", "-b 1024", "-b 4096 -O bigalloc -C 32768"} {
 		t.Run(options, func(t *testing.T) {
 			img := fixture.Ext4(t, "", 64<<20, strings.Fields(options)...)
-			dir := fixture.Mount(t, img, "ext4", "rw,noatime", 0, 0)
+			dir := fixture.Mount(t, img, "ext4", "rw,noatime,barrier=0", 0, 0)
 			var offsets []int64
 			f, err := os.Create(filepath.Join(dir, "far"))
 			if err != nil {

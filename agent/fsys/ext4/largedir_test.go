@@ -40,7 +40,7 @@ func fillLarge(t testing.TB, dir string, n int, name func(int) string) {
 func largeImage(t testing.TB, n int, size int64, name func(int) string, options ...string) string {
 	t.Helper()
 	img := fixture.Ext4(t, "", size, options...)
-	dir := fixture.Mount(t, img, "ext4", "rw,noatime", 0, 0)
+	dir := fixture.Mount(t, img, "ext4", "rw,noatime,barrier=0", 0, 0)
 	fillLarge(t, filepath.Join(dir, "large"), n, name)
 	fixture.Unmount(t, dir)
 	return img

@@ -15,7 +15,7 @@ import (
 func treeImage(t testing.TB, n int, options ...string) (string, fsystest.Manifest) {
 	t.Helper()
 	img := fixture.Ext4(t, "", 384<<20, options...)
-	dir := fixture.Mount(t, img, "ext4", "rw,noatime", 0, 0)
+	dir := fixture.Mount(t, img, "ext4", "rw,noatime,barrier=0", 0, 0)
 	for i := range n {
 		d := filepath.Join(dir, fmt.Sprintf("d%02d", i/100%20), fmt.Sprintf("e%03d", i/2000))
 		d = filepath.Join(d, fmt.Sprintf("f%d", i/100))
