@@ -85,6 +85,7 @@ func TestMethods(t *testing.T) {
 type faulty struct {
 	fsys.FS
 	fail  map[string]func(end int64) error
+	list  error    // of reading on in a folder
 	names sync.Map // Ino -> name
 }
 
@@ -94,6 +95,14 @@ func (f *faulty) Lookup(dir fsys.Ino, name string) (fsys.Ino, error) {
 		f.names.Store(i, name)
 	}
 	return i, err
+}
+
+// ReadDir fails behind the first entries of a folder.
+func (f *faulty) ReadDir(dir fsys.Ino, from fsys.Cookie, out []fsys.Dirent) (int, error) {
+	if from != 0 && f.list != nil {
+		return 0, f.list
+	}
+	return f.FS.ReadDir(dir, from, out)
 }
 
 func (f *faulty) Open(i fsys.Ino) (extent.Reader, error) {
@@ -200,6 +209,28 @@ func TestDamagedFiles(t *testing.T) {
 	}
 	if !strings.Contains(s.log.String(), "download broken off") {
 		t.Error("the log does not tell of it")
+	}
+}
+
+// TestDamagedFolder: a listing that breaks off never looks whole; its length is not announced,
+// so nothing else than the connection can tell.
+func TestDamagedFolder(t *testing.T) {
+	src := t.TempDir()
+	for i := range listBatch + 50 {
+		writeFile(t, filepath.Join(src, fmt.Sprint("file", i)), nil)
+	}
+	f := &faulty{list: fsys.Corrupt("ext4", "directory block", 2, 4096, "for the test")}
+	s := start(t, faultyTree(t, f, fixture.Ext4(t, src, 64<<20)), nil)
+	u := "/files" + disk
+	for _, h1 := range []bool{true, false} {
+		c := s.client(h1)
+		if a := s.do(c, "GET", u+"?list=1"); a.err == nil {
+			t.Errorf("h1 %v: status %d, %.50q ... %q", h1, a.status, a.body, a.body[max(0, len(a.body)-50):])
+		}
+		s.do(c, "GET", u).problem(t, 500, "corrupt") // a page for people is made before it is sent
+		if a := s.do(c, "GET", u+"?list=1&limit=10"); a.err != nil || a.status != 200 {
+			t.Errorf("h1 %v: the good part: %d %v", h1, a.status, a.err)
+		}
 	}
 }
 
