@@ -73,6 +73,7 @@ func (a *ahead) note(from, to, cluster int64) {
 		if !a.queue(job, window/unit) {
 			break
 		}
+		a.count.Add(uint64((job.to - job.from + cluster - 1) / cluster))
 		start = job.to
 		s.asked = start
 	}
@@ -136,7 +137,6 @@ func (a *ahead) inflate(j aheadJob) {
 			return
 		}
 		if r.kind == packed {
-			a.count.Add(1)
 			if _, err := a.m.packs.get(r.pack); err != nil {
 				return
 			}

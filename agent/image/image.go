@@ -155,7 +155,7 @@ type Stats struct {
 	Inflated     uint64 // clusters inflated
 	InflatedHits uint64 // clusters found inflated, or joined while under way
 	CacheBytes   int64  // bytes of inflated clusters kept now
-	Ahead        uint64 // clusters that read-ahead asked for
+	Ahead        uint64 // clusters asked for before they were read
 	TableReads   uint64 // pieces of L1 and L2 tables read
 	TableHits    uint64
 }

@@ -302,3 +302,23 @@ func TestExtentIsLong(t *testing.T) {
 		t.Errorf("compressed: %+v, %v", e, err)
 	}
 }
+
+// TestSameDescriptor: two files of a chain have different compressed clusters at one host
+// offset.
+func TestSameDescriptor(t *testing.T) {
+	fixture.Need(t, "qemu-img", "qemu-io")
+	dir := t.TempDir()
+	base, img := filepath.Join(dir, "base.qcow2"), filepath.Join(dir, "top.qcow2")
+	fixture.Run(t, "qemu-img", "create", "-q", "-f", "qcow2", base, "1M")
+	qemuIO(t, base, "write -c -P 5 0 64k")
+	fixture.Run(t, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "base.qcow2", img)
+	qemuIO(t, img, "write -c -P 6 64k 64k")
+	m := open(t, img)
+	steps := 2
+	a, errA := m.at(0, 1, false, &steps)
+	b, errB := m.at(64<<10, 1, false, &steps)
+	if errA != nil || errB != nil || a.kind != packed || a.pack.word != b.pack.word || a.pack.q == b.pack.q {
+		t.Fatalf("not the layout this test needs: %+v, %+v", a.pack, b.pack)
+	}
+	sameBytes(t, "chain", readAll(t, m, 64<<10), qemuRaw(t, img, "qcow2"))
+}
