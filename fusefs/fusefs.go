@@ -12,8 +12,8 @@
 // I/O; memory does not grow with what a client has looked at; a panic is answered with EIO.
 //
 // A process that serves a mount must not fork into it (exec.Cmd's Dir or a chroot below the
-// mount): the Go runtime waits for the fork while the fork waits for an answer. Opening and
-// reading files of one's own mount is fine.
+// mount) nor map its files: the Go runtime knows neither wait, and can wait for the waiting
+// thread while that waits for an answer. Opening and reading files of one's own mount is fine.
 package fusefs
 
 import (
