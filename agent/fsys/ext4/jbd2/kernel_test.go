@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"vmfr/agent/extent"
 	"vmfr/agent/fsys"
 	"vmfr/agent/fsys/ext4/jbd2"
@@ -63,9 +65,9 @@ func read(t testing.TB, img string) *image {
 		t.Fatal(err)
 	}
 	m.blockSize = 1024 << binary.LittleEndian.Uint32(m.b[1024+24:])
-	// The journal has 1 MiB.
+	// The journal has 4 MiB at most.
 	var script strings.Builder
-	for n := range 1 << 20 / m.blockSize {
+	for n := range 4 << 20 / m.blockSize {
 		fmt.Fprintf(&script, "bmap <8> %d\n", n)
 	}
 	cmd := exec.Command("debugfs", "-c", "-f", "-", img)
@@ -75,12 +77,12 @@ func read(t testing.TB, img string) *image {
 		t.Fatal(err)
 	}
 	for _, line := range strings.Split(string(out), "\n") {
-		if n, err := strconv.Atoi(line); err == nil {
+		if n, err := strconv.Atoi(line); err == nil && n != 0 {
 			m.log = append(m.log, n)
 		}
 	}
-	if len(m.log) != 1<<20/m.blockSize {
-		t.Fatalf("debugfs maps %d blocks of the journal", len(m.log))
+	if want := binary.BigEndian.Uint32(m.block(0)[16:]); len(m.log) != int(want) {
+		t.Fatalf("debugfs maps %d blocks of the journal, which has %d", len(m.log), want)
 	}
 	return m
 }
@@ -298,5 +300,71 @@ func damage(m *image, rng *rand.Rand, used int) string {
 		}
 		binary.BigEndian.PutUint32(b[8:], binary.BigEndian.Uint32(b[8:])+1)
 		return fmt.Sprintf("%s block %d: next transaction's number", name, n)
+	}
+}
+
+// TestFastCommit: a complete fast commit is refused as unsupported, and one that was interrupted
+// is what the kernel makes of it.
+func TestFastCommit(t *testing.T) {
+	fixture.NeedRoot(t)
+	fixture.Need(t, "debugfs")
+	img := fixture.Ext4(t, "", 16<<20, "-b", "1024", "-J", "size=2", "-O", "fast_commit", "-E", "lazy_itable_init=0")
+	dir := fixture.Mount(t, img, "ext4", "rw,noatime", 0, 0)
+	write := func(name string, full bool) {
+		f, err := os.Create(filepath.Join(dir, name))
+		if err == nil {
+			if full { // an xattr makes a full commit
+				err = unix.Fsetxattr(int(f.Fd()), "user.k", []byte("v"), 0)
+			}
+			_, werr := f.Write([]byte(name))
+			err = errors.Join(err, werr, f.Sync(), f.Close())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("full", true)
+	write("fast", false)
+	fixture.Shutdown(t, dir, false)
+	m := read(t, fixture.Copy(t, img))
+
+	area := -1 // its first block
+	for n := range m.log {
+		if binary.LittleEndian.Uint16(m.block(n)) == 9 && binary.LittleEndian.Uint16(m.block(n)[2:]) == 8 {
+			area = n
+			break
+		}
+	}
+	if area < 0 {
+		t.Fatal("there is no fast commit: this test shows nothing")
+	}
+	for _, c := range []struct {
+		name   string
+		mutate func(b []byte)
+		want   error
+	}{
+		{"complete", func([]byte) {}, fsys.ErrUnsupported},
+		{"none", func(b []byte) { clear(b) }, nil},
+		{"of another transaction", func(b []byte) { b[8] ^= 0x40 }, nil},
+		{"interrupted", func(b []byte) { b[30] ^= 1 }, fsys.ErrCorrupt},
+		{"of no known kind", func(b []byte) { b[4] = 1 }, fsys.ErrUnsupported},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := m.clone()
+			c.mutate(m.block(area))
+			r, err := m.load()
+			if !errors.Is(err, c.want) {
+				t.Fatalf("error %v, want %v", err, c.want)
+			}
+			kernel, ok := kernelReplay(t, m)
+			if wantOK := c.want == nil || c.name == "complete"; ok != wantOK {
+				t.Errorf("the kernel mounts it: %v", ok)
+			}
+			if ok && err == nil {
+				if n := difference(t, m, kernel, r); n >= 0 {
+					t.Errorf("block %d differs from the kernel's", n)
+				}
+			}
+		})
 	}
 }
