@@ -59,7 +59,7 @@ func run(c config) error {
 		if c.work, err = os.MkdirTemp("", "vmfr-bench"); err != nil {
 			return err
 		}
-		defer os.RemoveAll(c.work)
+		defer func() { _ = os.RemoveAll(c.work) }()
 	}
 	im, err := makeImages(c)
 	if err != nil {

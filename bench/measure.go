@@ -171,8 +171,12 @@ func throughput(path string) (float64, error) {
 			return 0, err
 		}
 	}
-	if st, err := f.Stat(); err != nil || st.Size() != n {
-		return 0, fmt.Errorf("%s: read %d bytes, %v", path, n, err)
+	st, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	if st.Size() != n {
+		return 0, fmt.Errorf("%s: read %d of %d bytes", path, n, st.Size())
 	}
 	return float64(n) / (1 << 20) / time.Since(start).Seconds(), nil
 }

@@ -78,7 +78,7 @@ func serve(t testing.TB, tr *tree.Tree, change func(*Config)) *rig {
 	ctx, cancel := context.WithCancel(context.Background())
 	r.stop = cancel
 	go func() { r.done <- Serve(ctx, l, tr, c) }()
-	t.Cleanup(func() { cancel(); r.wait() })
+	t.Cleanup(func() { cancel(); _ = r.wait() })
 	return r
 }
 

@@ -56,10 +56,10 @@ func newServer(t *tree.Tree, c Config) *server {
 
 // run accepts until ctx ends or l fails, then drains.
 func (s *server) run(ctx context.Context, l net.Listener) error {
-	stop := context.AfterFunc(ctx, func() { l.Close() })
+	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
 	err := s.accept(ctx, l)
-	l.Close()
+	_ = l.Close()
 	s.drain()
 	if ctx.Err() != nil {
 		return nil
@@ -105,7 +105,7 @@ func (s *server) admit(nc net.Conn) {
 		s.cfg.Log.Warn("ssh: too many connections", "remote", addr)
 		_ = nc.SetWriteDeadline(time.Now().Add(time.Second))
 		_, _ = nc.Write([]byte("Too many connections: close another one and try again.\r\n"))
-		nc.Close()
+		_ = nc.Close()
 		return
 	}
 	s.cfg.Counters.Conns(1)
@@ -114,7 +114,7 @@ func (s *server) admit(nc net.Conn) {
 
 func (s *server) serveConn(c *conn) {
 	defer func() {
-		c.Close()
+		_ = c.Close()
 		close(c.ended)
 		c.wg.Wait()
 		s.mu.Lock()
@@ -168,7 +168,7 @@ func (s *server) drain() {
 		left := len(s.conns)
 		for c := range s.conns {
 			if time.Now().After(over) || c.idleFor() >= drainIdle {
-				c.Close()
+				_ = c.Close()
 			}
 		}
 		s.mu.Unlock()

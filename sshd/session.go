@@ -40,7 +40,7 @@ func (s *server) session(c *conn, sc *gossh.ServerConn, nc gossh.NewChannel) {
 		case req, ok := <-reqs:
 			if !ok {
 				if sftpDone != nil {
-					ch.Close()
+					_ = ch.Close()
 					<-sftpDone
 				}
 				return
@@ -85,7 +85,7 @@ func (s *server) refuse(sc *gossh.ServerConn, ch gossh.Channel, req *gossh.Reque
 	if h, p, err := net.SplitHostPort(sc.LocalAddr().String()); err == nil {
 		host, port = h, p
 	}
-	fmt.Fprintf(ch.Stderr(), "this server offers sftp only: sftp -P %s %s@%s\r\n", port, s.cfg.User, host)
+	_, _ = fmt.Fprintf(ch.Stderr(), "this server offers sftp only: sftp -P %s %s@%s\r\n", port, s.cfg.User, host)
 	exit(ch, 1)
 	return true
 }
@@ -122,7 +122,7 @@ func (s *server) keepalive(c *conn, sc *gossh.ServerConn) {
 			if asking {
 				if missed++; missed >= keepaliveMisses {
 					s.cfg.Log.Info("ssh: client gives no sign of life", "remote", c.addr)
-					c.Close()
+					_ = c.Close()
 					return
 				}
 				continue

@@ -27,18 +27,16 @@ type victim struct {
 	entry   int64 // bytes of an L2 entry
 }
 
-func (v *victim) u32(off int, x uint32)       { binary.BigEndian.PutUint32(v.b[off:], x) }
-func (v *victim) u64(off int64, x uint64)     { binary.BigEndian.PutUint64(v.b[off:], x) }
-func (v *victim) get(off int64) uint64        { return binary.BigEndian.Uint64(v.b[off:]) }
-func (v *victim) l1(i int64) int64            { return int64(v.get(40)) + 8*i }
-func (v *victim) l2table(i int64) int64       { return int64(v.get(v.l1(i)) & entryOffset) }
-func (v *victim) l2(i, j int64) int64         { return v.l2table(i) + v.entry*j }
-func (v *victim) xor(off int64, x uint64)     { v.u64(off, v.get(off)^x) }
-func (v *victim) feature(bit uint)            { v.xor(72, 1<<bit) }
-func (v *victim) data(i, j int64) int64       { return int64(v.get(v.l2(i, j)) & entryOffset) }
-func (v *victim) eof() uint64                 { return uint64(int64(len(v.b))+v.cluster-1) &^ uint64(v.cluster-1) }
-func (v *victim) packedAt(i, j int64) int64   { return int64(v.get(v.l2(i, j)) & (1<<(62-4) - 1)) }
-func (v *victim) stream(i, j int64, s []byte) { copy(v.b[v.packedAt(i, j):], s) }
+func (v *victim) u32(off int, x uint32)   { binary.BigEndian.PutUint32(v.b[off:], x) }
+func (v *victim) u64(off int64, x uint64) { binary.BigEndian.PutUint64(v.b[off:], x) }
+func (v *victim) get(off int64) uint64    { return binary.BigEndian.Uint64(v.b[off:]) }
+func (v *victim) l1(i int64) int64        { return int64(v.get(40)) + 8*i }
+func (v *victim) l2table(i int64) int64   { return int64(v.get(v.l1(i)) & entryOffset) }
+func (v *victim) l2(i, j int64) int64     { return v.l2table(i) + v.entry*j }
+func (v *victim) xor(off int64, x uint64) { v.u64(off, v.get(off)^x) }
+func (v *victim) feature(bit uint)        { v.xor(72, 1<<bit) }
+func (v *victim) data(i, j int64) int64   { return int64(v.get(v.l2(i, j)) & entryOffset) }
+func (v *victim) eof() uint64             { return uint64(int64(len(v.b))+v.cluster-1) &^ uint64(v.cluster-1) }
 
 // append puts a stream at a new cluster behind the end and lets entry j of table i name it.
 func (v *victim) append(i, j int64, s []byte) {

@@ -91,7 +91,7 @@ func (h *handler) etag(n tree.Node, a fsys.Attr) (string, error) {
 	if static {
 		d.Write(h.identity[:])
 	} else {
-		io.WriteString(d, info.Type+"\x00"+info.UUID)
+		_, _ = io.WriteString(d, info.Type+"\x00"+info.UUID)
 	}
 	return `"` + base64.RawURLEncoding.EncodeToString(d.Sum(nil)[:18]) + `"`, nil
 }

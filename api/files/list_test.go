@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"vmfr/test/fixture"
 )
@@ -100,7 +101,7 @@ func TestPageIsHarmless(t *testing.T) {
 	if a.header.Get("Content-Security-Policy") != pagePolicy || a.header.Get("Cache-Control") != noStore || a.header.Get("Content-Type") != "text/html; charset=utf-8" {
 		t.Errorf("%v", a.header)
 	}
-	if strings.Contains(page, "<script") || strings.ContainsAny(page, "\x01\x1b\u202e\xff") {
+	if strings.Contains(page, "<script") || strings.ContainsAny(page, "\x01\x1b\u202e") || !utf8.ValidString(page) {
 		t.Errorf("the page holds guest bytes as they are: %q", page)
 	}
 	for _, n := range oddNames {

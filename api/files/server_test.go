@@ -52,7 +52,8 @@ func TestTLS(t *testing.T) {
 	if out := s.mustCurl("--fail", "--tls-max", "1.2", s.url("/healthz")); out != "ok\n" {
 		t.Errorf("curl with TLS 1.2: %s", out)
 	}
-	if _, err := http.Get(s.url("/healthz")); err == nil {
+	if resp, err := http.Get(s.url("/healthz")); err == nil {
+		_ = resp.Body.Close()
 		t.Error("a client without the authority trusts the certificate")
 	}
 }
@@ -312,8 +313,12 @@ func TestLimits(t *testing.T) {
 		if _, err := io.WriteString(c, "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"); err != nil {
 			t.Fatal(err)
 		}
-		if resp, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil || resp.StatusCode != 200 {
+		resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil || resp.StatusCode != 200 {
 			t.Errorf("%v", err)
+		}
+		if err == nil {
+			_ = resp.Body.Close()
 		}
 		_, _ = io.Copy(io.Discard, c) // until the server has closed it
 		_ = c.Close()
