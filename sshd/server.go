@@ -201,7 +201,7 @@ func newLogin(s *server, c *conn) *login {
 	l.timer = time.AfterFunc(s.cfg.LoginGrace, func() {
 		if !l.done.Load() {
 			s.cfg.Log.Info("ssh: login took too long", "remote", c.addr)
-			c.Close()
+			_ = c.Close()
 		}
 	})
 	return l

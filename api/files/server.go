@@ -66,7 +66,7 @@ func Serve(ctx context.Context, l net.Listener, t *tree.Tree, cfg Config) error 
 			_ = srv.Close()
 		}
 		stop()
-		<-served
+		_ = <-served
 	}
 	cancel()
 	if !h.close(drain) {
