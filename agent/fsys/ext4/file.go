@@ -21,6 +21,7 @@ type file struct {
 
 var _ extent.Reader = (*file)(nil)
 
+// content takes n over.
 func (f *FS) content(n *inode) *file {
 	// The inode's extra bytes are a part of a cached chunk, which an open file must not keep.
 	n.extra = nil
