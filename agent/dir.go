@@ -41,8 +41,12 @@ func (o *openedDisks) addDir(dir string, log *slog.Logger) error {
 			log.Warn("left out of --dir: not a name for a backup", "path", filepath.Join(dir, name), "err", err)
 			continue
 		}
-		if st, err := root.Stat(name); err != nil || !st.IsDir() {
-			log.Warn("left out of --dir: not a folder of images", "path", filepath.Join(dir, name), "err", err)
+		switch st, err := root.Stat(name); {
+		case err != nil:
+			log.Warn("left out of --dir: it cannot be opened inside the folder", "path", filepath.Join(dir, name), "err", err)
+			continue
+		case !st.IsDir():
+			log.Warn("left out of --dir: not a folder of images", "path", filepath.Join(dir, name))
 			continue
 		}
 		if err := o.addBackup(root, dir, name, log); err != nil {

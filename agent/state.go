@@ -264,6 +264,9 @@ func (s state) pair(cert, key string) (files.Pair, error) {
 		return files.Pair{}, err
 	}
 	k, err := s.read(key)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%s is missing; restore it, or remove %s too to have new ones made", s.path(key), cert)
+	}
 	return files.Pair{Cert: c, Key: k}, err
 }
 

@@ -122,7 +122,8 @@ func (w *walker) run(ctx context.Context) (walkReport, error) {
 		})
 	}
 	g.Go(func() error { return w.collect(ctx, &r) })
-	return r, g.Wait()
+	err := g.Wait()
+	return r, err
 }
 
 // list emits all file systems in the order of their paths.

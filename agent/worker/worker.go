@@ -106,7 +106,6 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		}
 		return err
 	}
-	logDisks(cfg.Log, disks.Tree.Backups())
 	s := &session{cfg: cfg, disks: disks, log: cfg.Log}
 	s.metrics = &metrics{disks: disks, panics: s.panics, counters: map[frontEnd]*tree.Counters{}}
 	err = s.run(ctx)
@@ -156,6 +155,7 @@ func (s *session) run(ctx context.Context) error {
 		metrics := s.metrics.handler(s.cfg.Version)
 		g.Go(func() error { return s.serveHTTPS(gctx, c, counters, metrics) })
 	}
+	logDisks(s.log, s.disks.Tree.Backups()) // here, so that a mistake above is the only line of the log
 	if s.cfg.Ready != nil {
 		if err := s.cfg.Ready(s.disks.Tree); err != nil {
 			g.Go(func() error { return err })
