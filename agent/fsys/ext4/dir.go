@@ -11,10 +11,10 @@ import (
 	"vmfr/agent/fsys"
 )
 
-// A Cookie is the byte position in the directory of the next record; its top bit says that a
-// damaged block was passed over, so that the listing ends with that error and not with io.EOF,
-// however many calls it takes.
-const cookieDamaged = fsys.Cookie(1) << 63
+// A Cookie is the byte position in the directory of the next record; cookieDamaged in it says that
+// a damaged block was passed over, so that the listing ends with that error and not with io.EOF,
+// however many calls it takes. It is the highest bit that leaves the cookie positive as an off_t.
+const cookieDamaged = fsys.Cookie(1) << 62
 
 // maxDirBlocks bounds the work of one listing or lookup without an index: a directory of 4 KiB
 // blocks has 64 GiB, some 10^9 names.
