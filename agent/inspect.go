@@ -147,7 +147,7 @@ func (f *inspectFlags) walkTree(c *cobra.Command, t *tree.Tree) (r walkReport, e
 		start := time.Now()
 		defer w.watched(func(objects, bytes int64) {
 			s := time.Since(start).Seconds()
-			fmt.Fprintf(c.ErrOrStderr(), "inspect: %d objects, %s, %s/s\n", objects, size(uint64(bytes)), size(uint64(float64(bytes)/s)))
+			_, _ = fmt.Fprintf(c.ErrOrStderr(), "inspect: %d objects, %s, %s/s\n", objects, size(uint64(bytes)), size(uint64(float64(bytes)/s)))
 		}, tick.C)()
 	}
 	return w.run(c.Context())
@@ -214,7 +214,7 @@ func writeTable(b *strings.Builder, k tree.BackupReport, d tree.DiskReport) {
 	}
 	if len(d.Volumes) > 0 {
 		tw := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
-		fmt.Fprintln(tw, "  VOLUME\tSTART\tSIZE\tPARTITION\tCONTENT\tLABEL\tUUID\tUSED\tENGINE\tJOURNAL")
+		_, _ = fmt.Fprintln(tw, "  VOLUME\tSTART\tSIZE\tPARTITION\tCONTENT\tLABEL\tUUID\tUSED\tENGINE\tJOURNAL")
 		for _, v := range d.Volumes {
 			row := []string{v.Name, fmt.Sprint(v.Start), size(uint64(v.Size)), dash(v.TypeName), dash(v.Content), "-", "-", "-", "-", "-"}
 			if f := v.FileSystem; f != nil {
@@ -223,7 +223,7 @@ func writeTable(b *strings.Builder, k tree.BackupReport, d tree.DiskReport) {
 				}
 				row[6], row[7], row[8], row[9] = dash(f.UUID), size(f.Used)+" of "+size(f.Total), f.Engine, dash(f.Journal)
 			}
-			fmt.Fprintf(tw, "  %s\n", oneLineTabs(row))
+			_, _ = fmt.Fprintf(tw, "  %s\n", oneLineTabs(row))
 		}
 		_ = tw.Flush()
 	}

@@ -183,7 +183,8 @@ func (r ready) sftp(path, to string) string {
 	host, port := r.host()
 	identity := ""
 	if r.SSH.IdentityFile != "" {
-		identity = " -i " + shellQuote(r.SSH.IdentityFile)
+		// Else an agent's keys are tried first, and too many of them end the login.
+		identity = " -o IdentitiesOnly=yes -i " + shellQuote(r.SSH.IdentityFile)
 	}
 	return fmt.Sprintf("sftp%s -o %s -P %s %s %s", identity, sshOption("UserKnownHostsFile", r.SSH.KnownHostsFile), port,
 		shellQuote(r.SSH.User+"@"+host+":"+path), to)
@@ -193,7 +194,7 @@ func (r ready) sshfs(dir string) string {
 	host, port := r.host()
 	identity := ""
 	if r.SSH.IdentityFile != "" {
-		identity = " -o " + sshOption("IdentityFile", r.SSH.IdentityFile)
+		identity = " -o IdentitiesOnly=yes -o " + sshOption("IdentityFile", r.SSH.IdentityFile)
 	}
 	return fmt.Sprintf("sshfs%s -o %s -p %s %s %s", identity, sshOption("UserKnownHostsFile", r.SSH.KnownHostsFile), port,
 		shellQuote(r.SSH.User+"@"+host+":/"), dir)

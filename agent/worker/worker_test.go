@@ -84,7 +84,7 @@ func frontEnds(t *testing.T) (*SSH, *HTTPS, *http.Client) {
 }
 
 // running starts Run and waits for Ready.
-func running(t *testing.T, ctx context.Context, cfg Config) <-chan error {
+func running(ctx context.Context, t *testing.T, cfg Config) <-chan error {
 	t.Helper()
 	ready, done := make(chan *tree.Tree, 1), make(chan error, 1)
 	cfg.Ready = func(t *tree.Tree) error { ready <- t; return nil }
@@ -117,7 +117,7 @@ func get(t *testing.T, c *http.Client, h *HTTPS, path string) (int, string, erro
 func TestRun(t *testing.T) {
 	ssh, https, client := frontEnds(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	done := running(t, ctx, Config{Backups: sampleBackups(t), Version: "test", SSH: ssh, HTTPS: https})
+	done := running(ctx, t, Config{Backups: sampleBackups(t), Version: "test", SSH: ssh, HTTPS: https})
 	for path, want := range map[string]string{
 		"/files/backups/nightly-0413/rootdisk/etc/hostname": "webshop\n",
 		"/files/backups/nightly-0412/bad/ERROR.txt":         "What to do",
@@ -143,7 +143,7 @@ func TestRun(t *testing.T) {
 // TestFailureEndsAll: a front end whose socket fails ends the others with its error.
 func TestFailureEndsAll(t *testing.T) {
 	ssh, https, client := frontEnds(t)
-	done := running(t, t.Context(), Config{Backups: sampleBackups(t), SSH: ssh, HTTPS: https})
+	done := running(t.Context(), t, Config{Backups: sampleBackups(t), SSH: ssh, HTTPS: https})
 	_ = ssh.Listener.Close()
 	if err := <-done; !errors.Is(err, net.ErrClosed) {
 		t.Errorf("Run: %v, want the closed listener", err)
