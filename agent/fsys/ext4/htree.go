@@ -63,7 +63,7 @@ func (f *FS) parseIndex(b []byte) (*indexBlock, error) {
 		room = (size - x.at - indexTailLength) / indexEntrySize
 	}
 	if err := v.Err(); err != nil {
-		return nil, fmt.Errorf("%w: %v", errBadIndex, err)
+		return nil, fmt.Errorf("%w: %w", errBadIndex, err)
 	}
 	if x.limit != room || x.count < 1 || x.count > x.limit {
 		return nil, fmt.Errorf("%w: %d of %d entries where %d fit", errBadIndex, x.count, x.limit, room)
@@ -200,7 +200,7 @@ func (f *FS) indexLookup(n *inode, q *query) (uint32, error) {
 	sc := &dirScan{f: f, n: n}
 	for {
 		if err := leaves.Spend(1); err != nil {
-			return 0, fmt.Errorf("%w: %v", errBadIndex, err)
+			return 0, fmt.Errorf("%w: %w", errBadIndex, err)
 		}
 		top := len(w.path) - 1
 		b, off, err := w.load(w.path[top].block(w.at[top]))
