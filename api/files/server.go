@@ -66,7 +66,9 @@ func Serve(ctx context.Context, l net.Listener, t *tree.Tree, cfg Config) error 
 			_ = srv.Close()
 		}
 		stop()
-		_ = <-served
+		if e := <-served; !errors.Is(e, http.ErrServerClosed) {
+			h.log.Warn("https: the listener failed while it was being closed", "err", e)
+		}
 	}
 	cancel()
 	if !h.close(drain) {
