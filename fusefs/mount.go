@@ -161,7 +161,7 @@ func (s *Server) answer() error {
 // retry calls f until no signal interrupts it.
 func retry(f func() error) error {
 	for {
-		if err := f(); err != unix.EINTR {
+		if err := f(); !errors.Is(err, unix.EINTR) {
 			return err
 		}
 	}

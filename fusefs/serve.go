@@ -1,6 +1,7 @@
 package fusefs
 
 import (
+	"context"
 	"fmt"
 	"log"
 	"log/slog"
@@ -83,6 +84,6 @@ func (l libraryLog) Write(line []byte) (int, error) {
 	if strings.HasPrefix(text, "Unimplemented opcode") {
 		level = slog.LevelDebug // answered with ENOSYS, which the kernel understands
 	}
-	l.v.often.Do(func() { l.v.o.Log.Log(nil, level, "fuse", "message", text) })
+	l.v.often.Do(func() { l.v.o.Log.Log(context.Background(), level, "fuse", "message", text) })
 	return len(line), nil
 }

@@ -52,9 +52,9 @@ func (l *logReader) block(n uint32) ([]byte, error) {
 
 // advance returns the block n steps after block at on the ring. n is at most one block's
 // tags, at may be the ring's end.
-func (sb *superblock) advance(at uint32, n int) uint32 {
-	ring := uint64(sb.last - sb.first)
-	return sb.first + uint32((uint64(at-sb.first)+uint64(n))%ring)
+func (s *superblock) advance(at uint32, n int) uint32 {
+	ring := uint64(s.last - s.first)
+	return s.first + uint32((uint64(at-s.first)+uint64(n))%ring)
 }
 
 // later tells whether transaction a comes after b: numbers wrap, so their distance decides.
