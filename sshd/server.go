@@ -21,6 +21,9 @@ const (
 	// open file for drainIdle has received the answer to its last close.
 	drainPoll = 50 * time.Millisecond
 	drainIdle = 250 * time.Millisecond
+	// stuckWait is how long a stopping server waits, after the grace, for reads of connections
+	// that it has closed.
+	stuckWait = 3 * time.Second
 	// acceptPause is the wait after a failed accept (out of descriptors, mostly).
 	acceptPause = 100 * time.Millisecond
 )
@@ -35,6 +38,8 @@ type server struct {
 	byAddr map[string]int
 	wg     sync.WaitGroup // connections
 	panics atomic.Uint64
+
+	buffers sync.Pool // of *readBuffer
 }
 
 // conn is one TCP connection.
@@ -51,7 +56,10 @@ type conn struct {
 }
 
 func newServer(t *tree.Tree, c Config) *server {
-	return &server{tree: t, cfg: c, conns: map[*conn]struct{}{}, byAddr: map[string]int{}}
+	return &server{
+		tree: t, cfg: c, conns: map[*conn]struct{}{}, byAddr: map[string]int{},
+		buffers: sync.Pool{New: func() any { return new(readBuffer) }},
+	}
 }
 
 // run accepts until ctx ends or l fails, then drains.
@@ -60,11 +68,11 @@ func (s *server) run(ctx context.Context, l net.Listener) error {
 	defer stop()
 	err := s.accept(ctx, l)
 	_ = l.Close()
-	s.drain()
+	busy := s.drain()
 	if ctx.Err() != nil {
-		return nil
+		return busy
 	}
-	return err
+	return errors.Join(err, busy)
 }
 
 func (s *server) accept(ctx context.Context, l net.Listener) error {
@@ -158,8 +166,8 @@ func (s *server) caught(what string) {
 }
 
 // drain closes connections as they become idle, and all of them after the grace, and returns
-// when they have ended.
-func (s *server) drain() {
+// when they have ended, or ErrBusy.
+func (s *server) drain() error {
 	over := time.Now().Add(s.cfg.ShutdownGrace)
 	tick := time.NewTicker(drainPoll)
 	defer tick.Stop()
@@ -173,11 +181,15 @@ func (s *server) drain() {
 		}
 		s.mu.Unlock()
 		if left == 0 {
-			break
+			s.wg.Wait()
+			return nil
+		}
+		if time.Since(over) > stuckWait {
+			s.cfg.Log.Error("ssh: connections were closed but still read from an image", "connections", left)
+			return ErrBusy
 		}
 		<-tick.C
 	}
-	s.wg.Wait()
 }
 
 // idleFor tells for how long no file has been open.

@@ -7,16 +7,18 @@ import (
 	"time"
 
 	"github.com/pkg/sftp"
-	gossh "golang.org/x/crypto/ssh"
 
 	"vmfr/agent/fsys"
 	"vmfr/agent/tree"
 )
 
-// serveSFTP runs the protocol on one channel until the client ends it.
-func (s *server) serveSFTP(c *conn, ch gossh.Channel) {
+// serveSFTP runs the protocol on one channel until the client ends it, and returns when nothing
+// is read or written any more.
+func (s *server) serveSFTP(c *conn, ch io.ReadWriteCloser) {
 	v := &view{s: s, c: c}
-	rs := sftp.NewRequestServer(newWire(ch), sftp.Handlers{FileGet: v, FilePut: v, FileCmd: v, FileList: v}, sftp.WithRSMaxTxPacket(maxRead))
+	w := newWire(ch, v)
+	defer w.reads.Wait()
+	rs := sftp.NewRequestServer(w, sftp.Handlers{FileGet: v, FilePut: v, FileCmd: v, FileList: v}, sftp.WithRSMaxTxPacket(maxRead))
 	if err := rs.Serve(); err != nil && !errors.Is(err, io.EOF) {
 		s.cfg.Log.Debug("ssh: sftp ended", "remote", c.addr, "err", err)
 	}
@@ -24,8 +26,9 @@ func (s *server) serveSFTP(c *conn, ch gossh.Channel) {
 
 // view is the tree as pkg/sftp's RequestServer asks for it. Paths arrive absolute and cleaned.
 type view struct {
-	s *server
-	c *conn
+	s    *server
+	c    *conn
+	open handles
 }
 
 var (
@@ -37,35 +40,10 @@ var (
 	_ sftp.ReadlinkFileLister   = (*view)(nil)
 )
 
-// statusError is an error with its SSH_FX_* code and a message for the client.
-type statusError struct {
-	code error // of pkg/sftp
-	msg  string
-}
-
-func (e *statusError) Error() string { return e.msg }
-func (e *statusError) Unwrap() error { return e.code }
-
-// codes are pkg/sftp's errors by SSH_FX_* status.
-var codes = map[uint32]error{2: sftp.ErrSSHFxNoSuchFile, 3: sftp.ErrSSHFxPermissionDenied, 8: sftp.ErrSSHFxOpUnsupported}
-
-// status gives an error of the tree its code and the advice that belongs to it.
-func status(err error) error {
-	if err == nil || err == io.EOF {
-		return err
-	}
-	k := tree.KindOf(err)
-	code, ok := codes[k.SFTP()]
-	if !ok {
-		code = sftp.ErrSSHFxFailure
-	}
-	return &statusError{code, err.Error() + ". " + k.Advice()}
-}
-
 // refused is the answer to everything that would write.
 func (v *view) refused(what string) error {
 	v.s.cfg.Counters.Count(tree.OpRefused)
-	return &statusError{sftp.ErrSSHFxPermissionDenied, what + ": backups are read-only; copy the file and change the copy"}
+	return &statusError{fxPermissionDenied, what + ": backups are read-only; copy the file and change the copy"}
 }
 
 func (v *view) attr(p string, follow bool) (tree.Node, fsys.Attr, error) {
@@ -90,19 +68,22 @@ func (v *view) Fileread(r *sftp.Request) (io.ReaderAt, error) {
 	if err != nil {
 		return nil, status(err)
 	}
-	if err := v.hold(); err != nil {
+	opened := &file{v: v, f: f}
+	if err := v.hold(opened); err != nil {
 		return nil, err
 	}
-	return &file{v: v, f: f}, nil
+	return opened, nil
 }
 
-// hold and release count the open handles of a connection.
-func (v *view) hold() error {
+// hold and release count the open handles of a connection. What was held is opened: f, or a
+// directory if that is nil.
+func (v *view) hold(f *file) error {
 	if v.c.files.Add(1) > maxHandles {
 		v.c.files.Add(-1)
-		return &statusError{sftp.ErrSSHFxFailure, "too many open files: close some first"}
+		return &statusError{fxFailure, "too many open files: close some first"}
 	}
 	v.s.cfg.Counters.Files(1)
+	v.open.add(f)
 	return nil
 }
 
@@ -110,22 +91,6 @@ func (v *view) release() {
 	v.c.lastFile.Store(time.Now().UnixNano())
 	v.c.files.Add(-1)
 	v.s.cfg.Counters.Files(-1)
-}
-
-type file struct {
-	v *view
-	f *tree.File
-}
-
-func (f *file) ReadAt(p []byte, off int64) (int, error) {
-	n, err := f.f.ReadAt(p, off)
-	f.v.s.cfg.Counters.Read(n)
-	return n, status(err)
-}
-
-func (f *file) Close() error {
-	f.v.release()
-	return nil
 }
 
 func (v *view) Filewrite(*sftp.Request) (io.WriterAt, error) {
@@ -164,7 +129,7 @@ func (v *view) Filelist(r *sftp.Request) (sftp.ListerAt, error) {
 	if !a.IsDir() {
 		return nil, status(fsys.ErrNotDir)
 	}
-	if err := v.hold(); err != nil {
+	if err := v.hold(nil); err != nil {
 		return nil, err
 	}
 	return &dir{v: v, n: n, path: r.Filepath}, nil

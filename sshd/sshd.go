@@ -5,7 +5,7 @@
 // refused with one line that says so. Invariants: memory is bounded for each connection,
 // whatever the client does or does not read; a client that has not logged in holds a
 // connection for LoginGrace at most; Serve returns only when every goroutine that touches the
-// tree has ended.
+// tree has ended, or says with ErrBusy that one has not.
 package sshd
 
 import (
@@ -45,6 +45,10 @@ const (
 	maxHandles      = 256
 	keepaliveMisses = 3
 )
+
+// ErrBusy reports reads that did not end although their connections were closed: the storage
+// does not answer. The tree must not be closed then.
+var ErrBusy = errors.New("ssh: reads of an image did not end in time")
 
 // Config is who may log in and what the server presents. User, AuthorizedKeys and HostKey are
 // required.
@@ -110,7 +114,7 @@ func setDefault[T comparable](v *T, def T) {
 
 // Serve accepts connections on l until ctx ends and serves t to them. Then it closes l, lets
 // open files be read on for the shutdown grace, closes what is left and returns nil when all
-// connections have ended. Other errors are of the configuration or of l. Serve owns l.
+// connections have ended, or ErrBusy. Other errors are of the configuration or of l. Serve owns l.
 func Serve(ctx context.Context, l net.Listener, t *tree.Tree, c Config) error {
 	defer l.Close()
 	c, err := c.complete()

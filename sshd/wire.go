@@ -23,6 +23,10 @@ const (
 // Packet types and flags of draft-ietf-secsh-filexfer-02, sections 3 and 5.
 const (
 	fxpVersion       = 2
+	fxpRead          = 5
+	fxpWrite         = 6
+	fxpStatus        = 101
+	fxpHandle        = 102
 	fxpData          = 103
 	fxpName          = 104
 	fxpAttrs         = 105
@@ -48,14 +52,21 @@ var errWire = errors.New("sftp: malformed packet")
 //     hands over the real one as an extended attribute (see atimeMark) and wire moves it where
 //     it belongs;
 //   - backpressure: no request is read while maxPending wait for an answer;
+//   - reads that are answered as soon as they are done (see startRead): RequestServer keeps
+//     all replies in the order of the requests. With READ and WRITE taken from it, it handles
+//     one request at a time; it does not guard what an OPEN writes against a READ or WRITE
+//     whose handle is a guess;
 //   - whole packets: a header and its content are one write to the channel.
 //
-// RequestServer reads from one goroutine and writes from one at a time.
+// RequestServer reads from one goroutine and writes from one at a time; each read has its own.
 type wire struct {
-	ch io.ReadWriteCloser
+	ch    io.ReadWriteCloser
+	v     *view
+	reads sync.WaitGroup // started by Read, see startRead
 
-	in      []byte // what is left of the packet being read
-	inBody  int    // and how much of it is still to come from ch
+	head    [5 + maxReadRequest]byte // the packet being read, or its beginning
+	in      []byte                   // what is left of it
+	inBody  int                      // and how much of it is still to come from ch
 	mu      sync.Mutex
 	answer  sync.Cond // pending fell, or err is set
 	pending int
@@ -65,8 +76,8 @@ type wire struct {
 	out     []byte     // a packet that is not complete yet
 }
 
-func newWire(ch io.ReadWriteCloser) *wire {
-	w := &wire{ch: ch}
+func newWire(ch io.ReadWriteCloser, v *view) *wire {
+	w := &wire{ch: ch, v: v}
 	w.answer.L = &w.mu
 	return w
 }
@@ -88,7 +99,8 @@ func (w *wire) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// next begins the next packet: in becomes its length and type, inBody what follows.
+// next takes the next packet: it is answered here, or in becomes its beginning and inBody the
+// length of the rest.
 func (w *wire) next() error {
 	w.mu.Lock()
 	for w.pending >= maxPending && w.err == nil {
@@ -100,7 +112,7 @@ func (w *wire) next() error {
 	if err != nil {
 		return err
 	}
-	head := make([]byte, 5)
+	head := w.head[:5]
 	if _, err := io.ReadFull(w.ch, head); err != nil {
 		return err
 	}
@@ -109,36 +121,68 @@ func (w *wire) next() error {
 		return fmt.Errorf("%w: length %d", errWire, n)
 	}
 	body := int(n) - 1
-	if head[4] != fxpExtended {
+	switch head[4] {
+	case fxpRead, fxpWrite, fxpExtended:
+	default:
 		w.in, w.inBody = head, body
 		return nil
 	}
-	packet := make([]byte, 5+body)
-	copy(packet, head)
+	packet := w.head[:]
+	if 5+body > len(packet) {
+		packet = append(make([]byte, 0, 5+body), head...)
+	}
+	packet = packet[:5+body]
 	if _, err := io.ReadFull(w.ch, packet[5:]); err != nil {
 		return err
 	}
-	d := decoder{b: packet[5:]}
-	id, name := d.u32(), d.str()
-	if d.bad || string(name) != limitsExtension {
+	reply, taken := w.take(packet)
+	switch {
+	case !taken:
 		w.in = packet
-		return nil
+	case reply != nil:
+		return w.send(reply)
 	}
-	reply := append(make([]byte, 4, 64), fxpExtendedReply)
+	return nil
+}
+
+// take answers a request in place of RequestServer, with reply or, if that is nil, later. What
+// is malformed is left to RequestServer, which ends the session.
+func (w *wire) take(packet []byte) (reply []byte, taken bool) {
+	d := decoder{b: packet, at: 5}
+	id := d.u32()
+	switch packet[4] {
+	case fxpRead:
+		name, off, n := d.str(), d.u64(), d.u32()
+		if d.bad {
+			return nil, false
+		}
+		f := w.v.open.get(name)
+		if f == nil {
+			return statusPacket(id, errHandle), true
+		}
+		w.startRead(f, id, int64(off), int(min(n, maxRead)))
+		return nil, true
+	case fxpWrite:
+		if d.bad {
+			return nil, false
+		}
+		return statusPacket(id, w.v.refused("write")), true
+	}
+	if name := d.str(); d.bad || string(name) != limitsExtension {
+		return nil, false
+	}
+	reply = append(make([]byte, 4, 64), fxpExtendedReply)
 	reply = binary.BigEndian.AppendUint32(reply, id)
 	for _, v := range []uint64{maxPacket, maxRead, maxRead, maxHandles} { // packet, read, write, handles
 		reply = binary.BigEndian.AppendUint64(reply, v)
 	}
 	setLength(reply)
-	return w.send(reply)
+	return reply, true
 }
 
 // Write takes pieces of packets from RequestServer and sends whole ones.
 func (w *wire) Write(p []byte) (int, error) {
-	w.mu.Lock()
-	err := w.err
-	w.mu.Unlock()
-	if err != nil {
+	if err := w.ended(); err != nil {
 		return 0, err
 	}
 	if len(w.out) == 0 && len(p) >= 5 && p[4] == fxpData && len(p) == 4+int(binary.BigEndian.Uint32(p)) {
@@ -159,6 +203,9 @@ func (w *wire) Write(p []byte) (int, error) {
 			return 0, err
 		}
 		setLength(packet)
+		if packet[4] == fxpHandle {
+			w.v.open.name(packet[5:]) // first, since the client may use it at once
+		}
 		if err := w.send(packet); err != nil {
 			return 0, err
 		}
@@ -171,10 +218,7 @@ func setLength(packet []byte) { binary.BigEndian.PutUint32(packet, uint32(len(pa
 
 // send writes one packet and makes room for another request.
 func (w *wire) send(packet []byte) error {
-	w.writing.Lock()
-	_, err := w.ch.Write(packet)
-	w.writing.Unlock()
-	if err != nil {
+	if err := w.write(packet); err != nil {
 		w.fail(err)
 		return err
 	}
@@ -183,6 +227,23 @@ func (w *wire) send(packet []byte) error {
 	w.mu.Unlock()
 	w.answer.Signal()
 	return nil
+}
+
+func (w *wire) write(packet []byte) error {
+	w.writing.Lock()
+	defer w.writing.Unlock()
+	if err := w.ended(); err != nil { // while this packet waited for its turn
+		return err
+	}
+	_, err := w.ch.Write(packet)
+	return err
+}
+
+// ended returns the error after which nothing is written any more.
+func (w *wire) ended() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.err
 }
 
 // fail ends reading and writing. RequestServer goes on after a failed write, so it must learn
@@ -281,6 +342,14 @@ func (d *decoder) u32() uint32 {
 		return 0
 	}
 	return binary.BigEndian.Uint32(b)
+}
+
+func (d *decoder) u64() uint64 {
+	b := d.bytes(8)
+	if d.bad {
+		return 0
+	}
+	return binary.BigEndian.Uint64(b)
 }
 
 func (d *decoder) str() []byte { return d.bytes(int(d.u32())) }

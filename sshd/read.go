@@ -1,0 +1,202 @@
+package sshd
+
+import (
+	"encoding/binary"
+	"errors"
+	"io"
+	"sync"
+
+	"github.com/pkg/sftp"
+
+	"vmfr/agent/tree"
+)
+
+const (
+	// dataHeader precedes the content in a DATA packet: length, type, id, length of the content.
+	dataHeader = 4 + 1 + 4 + 4
+	// maxReadRequest is the length of a READ from its id on: id, handle, offset and length are
+	// 4 + (4 + 20) + 8 + 4 bytes, since RequestServer's handles are numbers.
+	maxReadRequest = 40
+)
+
+var (
+	// errHandle is the answer to a read of what is not an open file.
+	errHandle = &statusError{fxFailure, "invalid handle: no file is open under this name"}
+	// errPanic is the answer to a read that ended in a panic.
+	errPanic = &statusError{fxFailure, "internal error. " + tree.KindInternal.Advice()}
+)
+
+// readBuffer holds a DATA packet. A server's sessions share a pool of them.
+type readBuffer [dataHeader + maxRead]byte
+
+// handles are a session's open files by RequestServer's names for them, the handles of the
+// protocol.
+//
+// A name is known only from the HANDLE reply that goes to the client. RequestServer opens one
+// object at a time, in the order of the requests, and keeps that order in its replies, so the
+// HANDLE replies belong to what view opened one by one.
+type handles struct {
+	mu     sync.Mutex
+	opened []*file          // those whose HANDLE reply is to come; nil stands for a directory
+	files  map[string]*file // those that are open and have a name
+}
+
+// add takes note of what view has just opened successfully; f is nil for a directory.
+func (h *handles) add(f *file) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.opened = append(h.opened, f)
+}
+
+// name takes note of a HANDLE reply, given from its id on.
+func (h *handles) name(reply []byte) {
+	d := decoder{b: reply}
+	_, name := d.u32(), d.str()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if d.bad || len(h.opened) == 0 {
+		return
+	}
+	f := h.opened[0]
+	h.opened = h.opened[1:]
+	// A client may guess a handle, and close it before it has read its name.
+	if f == nil || f.closed {
+		return
+	}
+	if h.files == nil {
+		h.files = map[string]*file{}
+	}
+	f.name = string(name)
+	h.files[f.name] = f
+}
+
+// get returns nil if name is not that of an open file.
+func (h *handles) get(name []byte) *file {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.files[string(name)]
+}
+
+// remove forgets a closed file. Reads that have begun go on.
+func (h *handles) remove(f *file) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	f.closed = true
+	if h.files[f.name] == f {
+		delete(h.files, f.name)
+	}
+}
+
+// file is an open file.
+type file struct {
+	v *view
+	f *tree.File
+
+	name   string // its handle; this and the next are guarded by handles.mu
+	closed bool
+}
+
+// ReadAt counts a read, and gives its error a status.
+func (f *file) ReadAt(p []byte, off int64) (int, error) {
+	n, err := f.f.ReadAt(p, off)
+	f.v.s.cfg.Counters.Read(n)
+	return n, status(err)
+}
+
+func (f *file) Close() error {
+	f.v.open.remove(f)
+	f.v.release()
+	return nil
+}
+
+// startRead begins to answer a READ of n bytes at off, n at most maxRead. Answers are sent in
+// the order in which the content arrives, so that one slow read does not hold up others; clients
+// match them by their id. maxPending bounds the reads of a session.
+func (w *wire) startRead(f *file, id uint32, off int64, n int) {
+	w.reads.Go(func() {
+		defer w.v.s.caught("sftp read")
+		b := w.v.s.buffers.Get().(*readBuffer)
+		defer w.v.s.buffers.Put(b)
+		_ = w.send(f.reply(b, id, off, n)) // an error ends the session, see fail
+	})
+}
+
+// reply reads n bytes at off and returns the packet for the client: DATA in b, or a STATUS.
+func (f *file) reply(b *readBuffer, id uint32, off int64, n int) (packet []byte) {
+	defer func() {
+		if packet == nil {
+			packet = statusPacket(id, errPanic)
+		}
+	}()
+	defer f.v.s.caught("sftp read")
+	p := b[: dataHeader+n : dataHeader+n]
+	k, err := f.ReadAt(p[dataHeader:], off)
+	if err != nil && (k == 0 || err != io.EOF) {
+		return statusPacket(id, err)
+	}
+	p = p[:dataHeader+k]
+	setLength(p)
+	p[4] = fxpData
+	binary.BigEndian.PutUint32(p[5:], id)
+	binary.BigEndian.PutUint32(p[9:], uint32(k))
+	return p
+}
+
+// statusPacket tells the client about err, which is not nil, as RequestServer does.
+func statusPacket(id uint32, err error) []byte {
+	code := uint32(fxFailure)
+	var e *statusError
+	switch {
+	case err == io.EOF:
+		code = fxEOF
+	case errors.As(err, &e):
+		code = e.code
+	}
+	p := append(make([]byte, 4, 256), fxpStatus)
+	p = binary.BigEndian.AppendUint32(p, id)
+	p = binary.BigEndian.AppendUint32(p, code)
+	p = appendString(appendString(p, err.Error()), "") // the message and its language
+	setLength(p)
+	return p
+}
+
+// The status codes of section 7 that are used here.
+const (
+	fxEOF              = 1
+	fxNoSuchFile       = 2
+	fxPermissionDenied = 3
+	fxFailure          = 4
+	fxOpUnsupported    = 8
+)
+
+// codes are pkg/sftp's errors by status; others are failures.
+var codes = map[uint32]error{
+	fxNoSuchFile:       sftp.ErrSSHFxNoSuchFile,
+	fxPermissionDenied: sftp.ErrSSHFxPermissionDenied,
+	fxOpUnsupported:    sftp.ErrSSHFxOpUnsupported,
+}
+
+// statusError is an error with its SSH_FX_* code and a message for the client.
+type statusError struct {
+	code uint32
+	msg  string
+}
+
+func (e *statusError) Error() string { return e.msg }
+
+// Unwrap is how pkg/sftp learns the code.
+func (e *statusError) Unwrap() error {
+	if err, ok := codes[e.code]; ok {
+		return err
+	}
+	return sftp.ErrSSHFxFailure
+}
+
+// status gives an error of the tree its code and the advice that belongs to it.
+func status(err error) error {
+	if err == nil || err == io.EOF {
+		return err
+	}
+	k := tree.KindOf(err)
+	return &statusError{k.SFTP(), err.Error() + ". " + k.Advice()}
+}
