@@ -9,6 +9,7 @@ package fsys
 import (
 	"time"
 
+	"vmfr/agent/cache"
 	"vmfr/agent/extent"
 )
 
@@ -105,4 +106,9 @@ type FS interface {
 // "system.posix_acl_access", "security.capability") and so are the values' encodings.
 type Xattrer interface {
 	Xattrs(Ino) (map[string][]byte, error)
+}
+
+// CacheStatser is an FS that keeps metadata in a cache and can tell how that serves.
+type CacheStatser interface {
+	CacheStats() cache.Stats
 }

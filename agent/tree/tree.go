@@ -22,6 +22,7 @@ import (
 	"runtime/debug"
 	"sync/atomic"
 
+	"vmfr/agent/cache"
 	"vmfr/agent/engine"
 	"vmfr/agent/extent"
 	"vmfr/agent/fsys"
@@ -241,6 +242,8 @@ type Stats struct {
 	Opens  uint64
 	Panics uint64
 	Errors map[string]uint64 // by Kind's name
+	// Metadata sums the metadata caches of the file systems that have one.
+	Metadata cache.Stats
 }
 
 // Stats returns the counters.
@@ -248,6 +251,15 @@ func (t *Tree) Stats() Stats {
 	s := Stats{Opens: t.opens.Load(), Panics: t.panics.Load(), Errors: map[string]uint64{}}
 	for k := range kinds {
 		s.Errors[k.String()] = t.errs[k].Load()
+	}
+	for _, m := range t.mounts {
+		if c, ok := m.fs.(fsys.CacheStatser); ok {
+			x := c.CacheStats()
+			s.Metadata.Hits += x.Hits
+			s.Metadata.Misses += x.Misses
+			s.Metadata.Bytes += x.Bytes
+			s.Metadata.Entries += x.Entries
+		}
 	}
 	return s
 }

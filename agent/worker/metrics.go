@@ -48,9 +48,11 @@ var (
 	descHits    = desc("cache_hits_total", "Lookups in an image's caches that found something.", perImage...)
 	descMisses  = desc("cache_misses_total", "Lookups in an image's caches that had to read or inflate.", perImage...)
 	descCached  = desc("cache_bytes", "Inflated clusters kept in memory.", "backup", "disk")
+	descMeta    = desc("metadata_cache_lookups_total", "Lookups in the file systems' metadata caches, by result: hit, miss.", "result")
+	descMetaUse = desc("metadata_cache_bytes", "File system metadata kept in memory.")
 	descAhead   = desc("read_ahead_clusters_total", "Clusters inflated ahead of a sequential reader.", "backup", "disk")
 	descriptors = []*prometheus.Desc{descDisks, descOps, descBytes, descFiles, descConns, descErrors, descPanics, descOpens,
-		descHits, descMisses, descCached, descAhead}
+		descHits, descMisses, descCached, descAhead, descMeta, descMetaUse}
 )
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -108,6 +110,9 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	counter(descPanics, st.Panics+m.panics())
 	counter(descOpens, st.Opens)
+	counter(descMeta, st.Metadata.Hits, "hit")
+	counter(descMeta, st.Metadata.Misses, "miss")
+	gauge(descMetaUse, st.Metadata.Bytes)
 	for name, c := range m.counters {
 		s := c.Snapshot()
 		for op, n := range s.Ops {

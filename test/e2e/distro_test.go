@@ -161,7 +161,9 @@ func TestDistribution(t *testing.T) {
 	})
 	t.Run("metrics", func(t *testing.T) {
 		out := fixture.Run(t, "curl", "-sSf", "--cacert", a.HTTPS.CAFile, "-u", a.HTTPS.User+":"+a.password(t), a.HTTPS.URL+"/metrics")
-		for _, series := range []string{"vmfr_", "process_resident_memory_bytes", "go_goroutines"} {
+		for _, series := range []string{`vmfr_read_bytes_total{frontend="fuse"}`, `vmfr_operations_total{frontend="sftp",operation="read"}`,
+			`vmfr_metadata_cache_lookups_total{result="hit"}`, `vmfr_cache_hits_total{backup="b-qcow2",cache="clusters",disk="rootdisk"}`,
+			"vmfr_disk_open_seconds_bucket", `vmfr_errors_total{kind="corrupt"} 0`, "process_resident_memory_bytes", "go_goroutines"} {
 			if !strings.Contains(out, series) {
 				t.Errorf("/metrics has no %s", series)
 			}

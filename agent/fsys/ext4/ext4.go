@@ -16,6 +16,7 @@ import (
 	"slices"
 	"sync/atomic"
 
+	"vmfr/agent/cache"
 	"vmfr/agent/extent"
 	"vmfr/agent/fsys"
 )
@@ -47,6 +48,8 @@ type FS struct {
 var (
 	_ fsys.FS      = (*FS)(nil)
 	_ fsys.Xattrer = (*FS)(nil)
+
+	_ fsys.CacheStatser = (*FS)(nil)
 )
 
 // Open reads the superblock and replays the journal in memory. Errors: fsys.ErrNotRecognized
@@ -93,6 +96,9 @@ func (f *FS) Stat(ino fsys.Ino) (fsys.Attr, error) {
 
 // Close does nothing: the device belongs to whoever opened it.
 func (f *FS) Close() error { return nil }
+
+// CacheStats counts the lookups in the metadata cache.
+func (f *FS) CacheStats() cache.Stats { return f.meta.cache.Stats() }
 
 // warnings are what the superblock tells a person.
 func (f *FS) warnings() []string {
