@@ -74,7 +74,7 @@ func openState(dir string) (s state, unlock func(), err error) {
 	case st.Mode().Perm()&0o077 != 0:
 		return s, nil, fmt.Errorf("state folder %s is open to others (mode %04o); if only you used it, run: chmod 700 %s", s.dir, st.Mode().Perm(), shellQuote(s.dir))
 	}
-	lock, err := os.OpenFile(s.path(fileLock), os.O_CREATE|os.O_RDWR, 0o600)
+	lock, err := os.OpenFile(s.path(fileLock), os.O_CREATE|os.O_RDONLY, 0o600)
 	if err != nil {
 		return s, nil, fmt.Errorf("state folder: %w; choose another with --state DIR", err)
 	}
