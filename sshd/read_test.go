@@ -194,22 +194,27 @@ func TestHandlesInOrder(t *testing.T) {
 			}
 		}
 	}()
-	var opened []string
-	closed := 0
+	var opened, gone []string
 	for i := range files {
 		opened = append(opened, string(x.next()[9:]))
 		switch i % 5 {
 		case 1, 2, 3:
 			x.next()
 		case 4:
-			x.next()
+			h := string(x.next()[9:])
 			if p := x.next(); p[8] == 0 {
-				closed++
+				gone = append(gone, h)
 			}
 		}
 	}
-	if closed != files/5 {
-		t.Errorf("%d of %d guesses were right", closed, files/5)
+	if len(gone) != files/5 {
+		t.Errorf("%d of %d guesses were right", len(gone), files/5)
+	}
+	for _, h := range gone {
+		x.send(readRequest(8, h, 0, 100))
+		if p := x.next(); p[0] != fxpStatus {
+			t.Errorf("handle %q is closed: %q", h, p)
+		}
 	}
 	for i, h := range opened {
 		x.send(readRequest(8, h, 0, 100))
@@ -262,5 +267,30 @@ func TestReadPanics(t *testing.T) {
 	p := f.reply(new(readBuffer), 9, 0, 100)
 	if p[4] != fxpStatus || p[12] != fxFailure || !strings.Contains(string(p), tree.KindInternal.Advice()) || s.panics.Load() != 1 {
 		t.Errorf("%q, %d panics", p, s.panics.Load())
+	}
+}
+
+// TestNoReplyAfterEnd has a read end after its session has failed.
+func TestNoReplyAfterEnd(t *testing.T) {
+	tr, g := gatedTree(t)
+	s := newServer(tr, complete(t))
+	n, err := tr.Resolve(gatedPath, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := tr.Open(n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sent bytes.Buffer
+	v := &view{s: s, c: &conn{}}
+	w := newWire(script{nil, &sent}, v)
+	w.startRead(&file{v: v, f: f}, 1, slowAt, 100)
+	<-g.entered
+	_ = w.Close()
+	close(g.gate)
+	w.reads.Wait()
+	if sent.Len() != 0 {
+		t.Errorf("sent %q", sent.Bytes())
 	}
 }
