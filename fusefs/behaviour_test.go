@@ -8,7 +8,6 @@ import (
 	"io"
 	iofs "io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -525,25 +524,21 @@ func TestShortImageIsAnError(t *testing.T) {
 
 // The guest's modes and ACLs count where the option says so.
 func TestDefaultPermissions(t *testing.T) {
-	fixture.Need(t, "setpriv", "setfacl", "getfacl")
+	fixture.Need(t, "setfacl", "getfacl")
 	img := guest(t)
 	for _, enforce := range []bool{true, false} {
 		t.Run(fmt.Sprint(enforce), func(t *testing.T) {
 			_, mnt := serve(t, newTree(t, native{}, img), Options{AllowOther: true, DefaultPermissions: enforce})
-			// The way to the mount belongs to the test and is closed to others, so go there first:
-			// by the shell, since a process forked here must not wait for what is served here.
-			cat := func(uid string) error {
-				out, err := exec.Command("sh", "-c", `cd "$1" && exec setpriv --reuid="$2" --regid=9999 --clear-groups cat plain`,
-					"sh", filepath.Join(mnt, "backups/b/d0"), uid).CombinedOutput()
-				if err != nil {
-					return fmt.Errorf("%w: %s", err, out)
-				}
-				return nil
+			// The way to the mount belongs to the test and is closed to others: open the folder first.
+			dir, err := unix.Open(filepath.Join(mnt, "backups/b/d0"), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+			if err != nil {
+				t.Fatal(err)
 			}
-			if err := cat("1234"); err != nil {
+			defer unix.Close(dir)
+			if err := readAs(1234, dir, "plain"); err != nil {
 				t.Errorf("the ACL names user 1234: %v", err)
 			}
-			if err := cat("4321"); (err != nil) != enforce {
+			if err := readAs(4321, dir, "plain"); (err != nil) != enforce {
 				t.Errorf("user 4321: %v", err)
 			}
 			if out := fixture.Run(t, "getfacl", "-n", filepath.Join(mnt, "backups/b/d0/plain")); !strings.Contains(out, "user:1234:rw-") {
@@ -551,6 +546,30 @@ func TestDefaultPermissions(t *testing.T) {
 			}
 		})
 	}
+}
+
+// readAs reads a file in the folder dir as another user, on a thread that ends with it.
+func readAs(uid, dir int, name string) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: no other goroutine gets this user's thread
+		// The raw call concerns this thread alone; Go's changes all of them.
+		if _, _, e := unix.RawSyscall(unix.SYS_SETGROUPS, 0, 0, 0); e != 0 {
+			done <- e
+			return
+		}
+		if err := errors.Join(unix.Setfsgid(9999), unix.Setfsuid(uid)); err != nil {
+			done <- err
+			return
+		}
+		fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err == nil {
+			_, err = unix.Read(fd, make([]byte, 1))
+			err = errors.Join(err, unix.Close(fd))
+		}
+		done <- err
+	}()
+	return <-done
 }
 
 // Two mounts at once serve their own trees, and nothing is left of them.

@@ -17,7 +17,11 @@ import (
 func sourceTree(t *testing.T) (string, fsystest.Manifest) {
 	t.Helper()
 	fixture.NeedRoot(t)
-	src := t.TempDir()
+	// On a file system of our own: others take larger attributes than mke2fs can copy.
+	src := filepath.Join(fixture.Mount(t, fixture.Ext4(t, "", 512<<20), "ext4", "rw", 0, 0), "source")
+	if err := os.Mkdir(src, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	populate(t, src, 4096)
 	if err := os.Mkdir(filepath.Join(src, "many"), 0o755); err != nil {
 		t.Fatal(err)
