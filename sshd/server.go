@@ -23,7 +23,7 @@ const (
 	drainIdle = 250 * time.Millisecond
 	// stuckWait is how long a stopping server waits, after the grace, for reads of connections
 	// that it has closed.
-	stuckWait = 3 * time.Second
+	stuckWait = time.Second
 	// acceptPause is the wait after a failed accept (out of descriptors, mostly).
 	acceptPause = 100 * time.Millisecond
 )

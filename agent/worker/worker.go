@@ -143,12 +143,7 @@ func (s *session) run(ctx context.Context) error {
 	}
 	if c := s.cfg.SSH; c != nil {
 		counters := s.count(frontSFTP)
-		g.Go(func() error {
-			return sshd.Serve(gctx, c.Listener, s.disks.Tree, sshd.Config{
-				User: c.User, AuthorizedKeys: c.AuthorizedKeys, HostKey: c.HostKey, Version: s.cfg.Version,
-				Counters: counters, Log: s.log, ShutdownGrace: grace,
-			})
-		})
+		g.Go(func() error { return s.serveSFTP(gctx, c, counters) })
 	}
 	if c := s.cfg.HTTPS; c != nil {
 		counters := s.count(frontHTTPS)
@@ -163,6 +158,17 @@ func (s *session) run(ctx context.Context) error {
 	}
 	s.ready.Store(true)
 	return s.wait(gctx, g)
+}
+
+func (s *session) serveSFTP(ctx context.Context, c *SSH, counters *tree.Counters) error {
+	err := sshd.Serve(ctx, c.Listener, s.disks.Tree, sshd.Config{
+		User: c.User, AuthorizedKeys: c.AuthorizedKeys, HostKey: c.HostKey, Version: s.cfg.Version,
+		Counters: counters, Log: s.log, ShutdownGrace: grace,
+	})
+	if errors.Is(err, sshd.ErrBusy) {
+		s.stuck.Store(true)
+	}
+	return err
 }
 
 func (s *session) serveHTTPS(ctx context.Context, c *HTTPS, counters *tree.Counters, metrics http.Handler) error {
