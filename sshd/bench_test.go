@@ -36,7 +36,7 @@ func BenchmarkGet(b *testing.B) {
 	fixture.Run(b, "dd", "if=/dev/urandom", "of="+filepath.Join(src, "big"), "bs=1M", fmt.Sprintf("count=%d", mib))
 	img := fixture.Ext4(b, src, int64(mib+128)<<20)
 	mnt := fixture.Mount(b, img, "ext4", "ro,noload", 0, 0)
-	ours := serve(b, newTree(b, engine.Native(), openRaw(b, img)), nil)
+	ours := serve(b, newTree(b, engine.Native(), fixture.OpenRaw(b, img)), nil)
 	port := opensshServer(b, ours)
 	for _, cipher := range []string{"aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com"} {
 		var us, them []float64

@@ -185,33 +185,6 @@ func (f hostFile) Extent(off, max int64) (extent.Extent, error) {
 	return extent.Extent{Len: max}, err
 }
 
-// rawFile is an open file as a disk.
-type rawFile struct {
-	*os.File
-	size int64
-}
-
-func openRaw(t testing.TB, path string) rawFile {
-	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { f.Close() })
-	st, err := f.Stat()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return rawFile{f, st.Size()}
-}
-
-func (r rawFile) Size() int64 { return r.size }
-
-func (r rawFile) Extent(off, max int64) (extent.Extent, error) {
-	max, err := extent.CheckExtent(r.size, off, max)
-	return extent.Extent{Len: max, Host: r.File, HostOff: off}, err
-}
-
 // hostEngine opens the file system whose number stands at the volume's start.
 type hostEngine []fsys.FS
 

@@ -317,7 +317,7 @@ func TestSlowClient(t *testing.T) {
 	if err := os.Truncate(path, 1<<30); err != nil {
 		t.Fatal(err)
 	}
-	r := serve(t, newTree(t, nil, openRaw(t, path)), nil)
+	r := serve(t, newTree(t, nil, fixture.OpenRaw(t, path)), nil)
 	c, err := r.dial()
 	if err != nil {
 		t.Fatal(err)

@@ -109,7 +109,7 @@ func TestSSHFS(t *testing.T) {
 	fixture.NeedRoot(t)
 	img := fixture.Ext4(t, guest(t), 64<<20)
 	kernel := fixture.Mount(t, img, "ext4", "ro,noload", 0, 0)
-	r := serve(t, newTree(t, engine.Native(), openRaw(t, img)), nil)
+	r := serve(t, newTree(t, engine.Native(), fixture.OpenRaw(t, img)), nil)
 	mnt := t.TempDir()
 	args := append(r.options(), "oadp@"+r.host+":/backups/b/d", mnt, "-o", "ro,max_read=65536")
 	if out, errs, status := r.run("", "sshfs", args...); status != 0 {
@@ -164,7 +164,7 @@ func TestRecursiveGet(t *testing.T) {
 	fixture.NeedRoot(t)
 	img := fixture.Ext4(t, guest(t), 64<<20)
 	kernel := fixture.Mount(t, img, "ext4", "ro,noload", 0, 0)
-	r := serve(t, newTree(t, engine.Native(), openRaw(t, img)), nil)
+	r := serve(t, newTree(t, engine.Native(), fixture.OpenRaw(t, img)), nil)
 	_, errs, _ := r.sftp("-get -r -p /backups/b/d copy")
 	copied := filepath.Join(r.dir, "copy")
 	want, got := walk(t, kernel, below(kernel)), walk(t, copied, below(copied))

@@ -160,7 +160,7 @@ func TestNative(t *testing.T) {
 		fixture.Run(t, part.tool[0], append(part.tool[1:], p)...)
 		fixture.Run(t, "dd", "if="+p, "of="+img, "bs=1M", "conv=notrunc,sparse", "oflag=seek_bytes", fmt.Sprintf("seek=%d", part.at*512))
 	}
-	res := volume.Scan([]volume.Disk{{Name: "disk", Reader: openFile(t, img)}})
+	res := volume.Scan([]volume.Disk{{Name: "disk", Reader: fixture.OpenRaw(t, img)}})
 	if len(res.Volumes) != 3 || res.Tables[0].Err != nil {
 		t.Fatalf("%+v", res)
 	}

@@ -3,7 +3,6 @@ package probe
 import (
 	"bytes"
 	"errors"
-	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -100,7 +99,7 @@ func TestLikeBlkid(t *testing.T) {
 				fixture.Sparse(t, path, c.size)
 			}
 			c.make(t, path)
-			got := Identify(open(t, path))
+			got := Identify(fixture.OpenRaw(t, path))
 			want := Signature{Kind: c.kind}
 			if c.typ != "" {
 				found := blkid(t, path)
@@ -284,31 +283,4 @@ func FuzzIdentify(f *testing.F) {
 			t.Errorf("label %q", s.Label)
 		}
 	})
-}
-
-// open returns an image as a Reader.
-func open(t *testing.T, path string) extent.Reader {
-	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = f.Close() })
-	size, err := f.Seek(0, io.SeekEnd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return file{f, size}
-}
-
-type file struct {
-	*os.File
-	size int64
-}
-
-func (f file) Size() int64 { return f.size }
-
-func (f file) Extent(off, max int64) (extent.Extent, error) {
-	max, err := extent.CheckExtent(f.size, off, max)
-	return extent.Extent{Len: max, Host: f.File, HostOff: off}, err
 }

@@ -20,38 +20,6 @@ import (
 	"vmfr/test/fixture"
 )
 
-// openImage opens an image file with our engine.
-func openImage(t testing.TB, img string, o ext4.Options) (*ext4.FS, error) {
-	t.Helper()
-	f, err := os.Open(img)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { f.Close() })
-	st, err := f.Stat()
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, err := extent.Section(hostFile{f, st.Size()}, 0, st.Size())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return ext4.Open(r, o)
-}
-
-// hostFile is a raw image: every byte lies in the file.
-type hostFile struct {
-	*os.File
-	size int64
-}
-
-func (h hostFile) Size() int64 { return h.size }
-
-func (h hostFile) Extent(off, max int64) (extent.Extent, error) {
-	max, err := extent.CheckExtent(h.size, off, max)
-	return extent.Extent{Len: max, Host: h.File, HostOff: off}, err
-}
-
 // checkDirty requires what checkRecovered does, and that the journal matters.
 func checkDirty(t *testing.T, img string) {
 	t.Helper()
@@ -71,7 +39,7 @@ func checkRecovered(t *testing.T, img string) (matters bool) {
 	want := fixture.Manifest(t, dir)
 	fixture.Unmount(t, dir)
 
-	fs, err := openImage(t, img, ext4.Options{})
+	fs, err := ext4.Open(fixture.OpenRaw(t, img), ext4.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +50,7 @@ func checkRecovered(t *testing.T, img string) (matters bool) {
 	}
 	fsystest.Run(t, fs, want)
 
-	without, err := openImage(t, img, ext4.Options{NoReplay: true})
+	without, err := ext4.Open(fixture.OpenRaw(t, img), ext4.Options{NoReplay: true})
 	if err == nil {
 		got, walkErr := fsystest.WalkFS(without)
 		matters = walkErr != nil || len(fsystest.Diff(want, got)) > 0
@@ -406,7 +374,7 @@ func TestDirtyEscaped(t *testing.T) {
 				syncOther(t, dir)
 			})
 			checkDirty(t, img)
-			fs, err := openImage(t, img, ext4.Options{})
+			fs, err := ext4.Open(fixture.OpenRaw(t, img), ext4.Options{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -490,7 +458,7 @@ func TestDirtyFastCommit(t *testing.T) {
 					f.Close()
 				}
 			})
-			fs, err := openImage(t, img, ext4.Options{})
+			fs, err := ext4.Open(fixture.OpenRaw(t, img), ext4.Options{})
 			if !fsyncs {
 				if err != nil {
 					t.Fatal(err)

@@ -1,48 +1,27 @@
 package ext4
 
 import (
-	"os"
 	"sync/atomic"
 	"testing"
 
 	"vmfr/agent/extent"
+	"vmfr/test/fixture"
 )
 
-// rawDevice is a file as an extent.Reader that counts what is read of it.
+// rawDevice is a raw image that counts how often it is read.
 type rawDevice struct {
-	*os.File
-	size  int64
+	extent.Reader
 	reads atomic.Int64
-	bytes atomic.Int64
 }
-
-var _ extent.Reader = (*rawDevice)(nil)
-
-func (d *rawDevice) Size() int64 { return d.size }
 
 func (d *rawDevice) ReadAt(p []byte, off int64) (int, error) {
 	d.reads.Add(1)
-	d.bytes.Add(int64(len(p)))
-	return d.File.ReadAt(p, off)
-}
-
-func (d *rawDevice) Extent(off, max int64) (extent.Extent, error) {
-	max, err := extent.CheckExtent(d.size, off, max)
-	return extent.Extent{Len: max, Host: d.File, HostOff: off}, err
+	return d.Reader.ReadAt(p, off)
 }
 
 func openDevice(t testing.TB, img string) *rawDevice {
 	t.Helper()
-	f, err := os.Open(img)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = f.Close() })
-	st, err := f.Stat()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &rawDevice{File: f, size: st.Size()}
+	return &rawDevice{Reader: fixture.OpenRaw(t, img)}
 }
 
 func openImage(t testing.TB, img string) *FS {
