@@ -2,9 +2,12 @@ package fusefs
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -246,4 +249,81 @@ func TestServeOnADescriptor(t *testing.T) {
 	if err := s.Wait(ctx); err != nil {
 		t.Error(err)
 	}
+}
+
+// The guest's modes and ACLs count where the option says so.
+func TestDefaultPermissions(t *testing.T) {
+	fixture.Need(t, "setfacl", "getfacl")
+	img := guest(t)
+	for _, enforce := range []bool{true, false} {
+		t.Run(fmt.Sprint(enforce), func(t *testing.T) {
+			_, mnt := serve(t, newTree(t, native{}, img), Options{AllowOther: true, DefaultPermissions: enforce})
+			// The way to the mount belongs to the test and is closed to others: open the folder first.
+			dir, err := unix.Open(filepath.Join(mnt, "backups/b/d0"), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer unix.Close(dir)
+			if err := readAs(1234, dir, "plain"); err != nil {
+				t.Errorf("the ACL names user 1234: %v", err)
+			}
+			if err := readAs(4321, dir, "plain"); (err != nil) != enforce {
+				t.Errorf("user 4321: %v", err)
+			}
+			if out := fixture.Run(t, "getfacl", "-n", filepath.Join(mnt, "backups/b/d0/plain")); !strings.Contains(out, "user:1234:rw-") {
+				t.Errorf("getfacl: %s", out)
+			}
+		})
+	}
+}
+
+// readAs reads a file in the folder dir as another user, on a thread that ends with it.
+func readAs(uid, dir int, name string) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: no other goroutine gets this user's thread
+		// The raw call concerns this thread alone; Go's changes all of them.
+		if _, _, e := unix.RawSyscall(unix.SYS_SETGROUPS, 0, 0, 0); e != 0 {
+			done <- e
+			return
+		}
+		if err := errors.Join(unix.Setfsgid(9999), unix.Setfsuid(uid)); err != nil {
+			done <- err
+			return
+		}
+		fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err == nil {
+			_, err = unix.Read(fd, make([]byte, 1))
+			err = errors.Join(err, unix.Close(fd))
+		}
+		done <- err
+	}()
+	return <-done
+}
+
+// Two mounts at once serve their own trees, and nothing is left of them.
+func TestTwoMountsAndNothingLeft(t *testing.T) {
+	fixture.NeedRoot(t)
+	before := runtime.NumGoroutine()
+	img := fixture.Ext4(t, "", 16<<20)
+	one, dir1 := serve(t, newTree(t, native{}, img), Options{})
+	two, dir2 := serve(t, emptyTree(t), Options{})
+	if out := fixture.Run(t, "ls", filepath.Join(dir1, "backups"), filepath.Join(dir2, "backups")); strings.Count(out, "b\n") != 1 {
+		t.Errorf("ls: %s", out)
+	}
+	if err := one.Unmount(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	fixture.Run(t, "stat", filepath.Join(dir2, "README.txt"))
+	if err := two.Unmount(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for range 1000 {
+		if runtime.NumGoroutine() <= before {
+			return
+		}
+		runtime.Gosched()
+	}
+	buf := make([]byte, 1<<20)
+	t.Errorf("%d goroutines before, %d after:\n%s", before, runtime.NumGoroutine(), buf[:runtime.Stack(buf, true)])
 }
