@@ -3,10 +3,13 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -200,4 +203,22 @@ func guest(t testing.TB) string {
 		}
 	}
 	return fixture.Ext4(t, src, 8<<20)
+}
+
+func sum(b []byte) string {
+	s := sha256.Sum256(b)
+	return hex.EncodeToString(s[:])
+}
+
+// bigDisk makes a raw disk image of incompressible bytes.
+func bigDisk(t testing.TB, size int) (path, sha string) {
+	t.Helper()
+	b := make([]byte, size)
+	r := rand.NewChaCha8([32]byte{1})
+	_, _ = r.Read(b)
+	path = filepath.Join(t.TempDir(), "big.raw")
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path, sum(b)
 }
