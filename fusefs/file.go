@@ -1,7 +1,6 @@
 package fusefs
 
 import (
-	"io"
 	"os"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -78,11 +77,7 @@ func (v *view) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadRe
 			}
 		}
 	}
-	got, err := f.ReadAt(buf[:n], off)
-	if got < n {
-		if err == nil || err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
+	if _, err := extent.ReadFull(f, buf[:n], off); err != nil {
 		return nil, v.fail("read", in.NodeId, err)
 	}
 	return data(buf[:n]), fuse.OK

@@ -1,7 +1,6 @@
 package extent
 
 import (
-	"io"
 	"math"
 	"sort"
 )
@@ -52,12 +51,9 @@ func (c *concat) ReadAt(p []byte, off int64) (int, error) {
 	for i := c.find(off); done < n; i++ {
 		in := off + int64(done) - c.starts[i]
 		want := int(min(int64(n-done), c.parts[i].Size()-in))
-		got, err := c.parts[i].ReadAt(p[done:done+want], in)
+		got, err := ReadFull(c.parts[i], p[done:done+want], in)
 		done += got
-		if got < want {
-			if err == nil || err == io.EOF {
-				err = io.ErrUnexpectedEOF
-			}
+		if err != nil {
 			return done, err
 		}
 	}

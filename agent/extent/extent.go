@@ -40,6 +40,20 @@ type Extent struct {
 	HostOff int64
 }
 
+// ReadFull fills p from off on, and returns how many bytes it could fill. Fewer than all are
+// always an error: where the source ends early that is io.ErrUnexpectedEOF, which nobody takes
+// for the end of what is made of the source.
+func ReadFull(r io.ReaderAt, p []byte, off int64) (int, error) {
+	n, err := r.ReadAt(p, off)
+	if n == len(p) {
+		return n, nil
+	}
+	if err == nil || err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return n, err
+}
+
 // CheckExtent validates the arguments of an Extent call on a Reader of the given size and
 // clamps max to what is left. Every Reader calls it first, so all agree on the edge cases.
 func CheckExtent(size, off, max int64) (int64, error) {

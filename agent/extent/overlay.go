@@ -2,7 +2,6 @@ package extent
 
 import (
 	"fmt"
-	"io"
 	"sort"
 )
 
@@ -71,12 +70,9 @@ func (o *overlay) ReadAt(p []byte, off int64) (int, error) {
 	for done < n {
 		r, in, span := o.at(off + int64(done))
 		want := int(min(int64(n-done), span))
-		got, err := r.ReadAt(p[done:done+want], in)
+		got, err := ReadFull(r, p[done:done+want], in)
 		done += got
-		if got < want {
-			if err == nil || err == io.EOF {
-				err = io.ErrUnexpectedEOF
-			}
+		if err != nil {
 			return done, err
 		}
 	}

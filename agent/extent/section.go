@@ -1,9 +1,6 @@
 package extent
 
-import (
-	"fmt"
-	"io"
-)
+import "fmt"
 
 // Section returns the n bytes of r from off on as a Reader: a partition, a single extent.
 // The range must lie inside r (ErrRange otherwise).
@@ -31,14 +28,10 @@ func (s *section) ReadAt(p []byte, off int64) (int, error) {
 	if n == 0 {
 		return 0, end
 	}
-	got, err := s.r.ReadAt(p[:n], s.off+off)
-	if got == n {
-		return n, end
+	if got, err := ReadFull(s.r, p[:n], s.off+off); err != nil {
+		return got, err
 	}
-	if err == nil || err == io.EOF {
-		err = io.ErrUnexpectedEOF
-	}
-	return got, err
+	return n, end
 }
 
 func (s *section) Extent(off, max int64) (Extent, error) {

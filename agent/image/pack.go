@@ -13,6 +13,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"vmfr/agent/cache"
+	"vmfr/agent/extent"
 )
 
 // pack is a compressed cluster: where it lies in its file and what it is for.
@@ -104,10 +105,7 @@ func (p *packs) load(k pack) ([]byte, error) {
 	}
 	defer p.input.Put(in)
 	src := (*in)[:n]
-	if got, err := k.q.f.ReadAt(src, k.host); int64(got) < n {
-		if err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
+	if _, err := extent.ReadFull(k.q.f.File, src, k.host); err != nil {
 		return nil, fmt.Errorf("%s at byte %d: %w", k.q.f.Name(), k.host, err)
 	}
 	out := make([]byte, k.q.clusterSize)

@@ -3,10 +3,10 @@ package image
 import (
 	"encoding/binary"
 	"fmt"
-	"io"
 	"math/bits"
 
 	"vmfr/agent/cache"
+	"vmfr/agent/extent"
 )
 
 // Guest offset, from the high bits down:
@@ -105,10 +105,7 @@ func (q *qcow2) piece(structure string, at, off int64) ([]byte, int64, error) {
 	}
 	b, err := q.tables.Get(tableKey{q.index, start}, func() ([]byte, error) {
 		b := make([]byte, n)
-		if _, err := q.f.ReadAt(b, start); err != nil {
-			if err == io.EOF {
-				err = io.ErrUnexpectedEOF
-			}
+		if _, err := extent.ReadFull(q.f.File, b, start); err != nil {
 			return nil, fmt.Errorf("qcow2 %s of %s at byte %d: %w", structure, q.f.Name(), start, err)
 		}
 		return b, nil

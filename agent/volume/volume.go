@@ -9,7 +9,6 @@ package volume
 
 import (
 	"fmt"
-	"io"
 	"sort"
 
 	"vmfr/agent/extent"
@@ -150,10 +149,7 @@ func (s *scanner) whole() []numbered {
 // read returns n bytes at off, or an error that says where. n is bounded by the caller.
 func (s *scanner) read(off int64, n int) ([]byte, error) {
 	b := make([]byte, n)
-	if got, err := s.disk.ReadAt(b, off); got < n {
-		if err == nil || err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
+	if _, err := extent.ReadFull(s.disk, b, off); err != nil {
 		return nil, fmt.Errorf("disk %q, %d bytes at %d: %w", s.disk.Name, n, off, err)
 	}
 	return b, nil

@@ -95,10 +95,7 @@ func (f *file) ReadAt(p []byte, off int64) (int, error) {
 		q := p[done : done+int(length)]
 		if phys == 0 {
 			clear(q)
-		} else if got, err := f.fs.dev.ReadAt(q, phys); got < len(q) {
-			if err == nil || err == io.EOF {
-				err = io.ErrUnexpectedEOF
-			}
+		} else if got, err := extent.ReadFull(f.fs.dev, q, phys); err != nil {
 			return done + got, fmt.Errorf("ext4: inode %d at byte %d of the volume: %w", f.ino.num, phys+int64(got), err)
 		}
 		done += len(q)

@@ -55,15 +55,9 @@ func (m *metaReader) bytes(off int64, n int) ([]byte, error) {
 	return b, nil
 }
 
-// readFull fills p from off on: an end of the device before that is io.ErrUnexpectedEOF.
+// readFull is extent.ReadFull where only all of the bytes are of use.
 func readFull(r io.ReaderAt, p []byte, off int64) error {
-	n, err := r.ReadAt(p, off)
-	if n == len(p) {
-		return nil
-	}
-	if err == nil || err == io.EOF {
-		err = io.ErrUnexpectedEOF
-	}
+	_, err := extent.ReadFull(r, p, off)
 	return err
 }
 

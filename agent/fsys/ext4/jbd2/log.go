@@ -3,7 +3,6 @@ package jbd2
 import (
 	"encoding/binary"
 	"fmt"
-	"io"
 
 	"vmfr/agent/extent"
 	"vmfr/agent/fsys"
@@ -37,10 +36,7 @@ func (l *logReader) block(n uint32) ([]byte, error) {
 		}
 		l.from, l.to = 0, 0
 		b := l.buf[:int(count)*l.blockSize]
-		if k, err := l.r.ReadAt(b, int64(n)*int64(l.blockSize)); k < len(b) {
-			if err == nil || err == io.EOF {
-				err = io.ErrUnexpectedEOF
-			}
+		if _, err := extent.ReadFull(l.r, b, int64(n)*int64(l.blockSize)); err != nil {
 			return nil, fmt.Errorf("jbd2: reading %d blocks of the journal from block %d: %w", count, n, err)
 		}
 		l.from, l.to = n, n+count
