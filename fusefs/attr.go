@@ -47,16 +47,25 @@ func (v *view) entry(n tree.Node, out *fuse.EntryOut) error {
 	return nil
 }
 
-// GetAttr answers stat(2).
-func (v *view) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
+// stat counts one request for attributes and returns them.
+func (v *view) stat(id uint64) (fsys.Attr, fuse.Status) {
 	v.o.Counters.Count(tree.OpStat)
-	n, st := v.node(in.NodeId)
+	n, st := v.node(id)
 	if !st.Ok() {
-		return st
+		return fsys.Attr{}, st
 	}
 	a, err := v.t.Attr(n)
 	if err != nil {
-		return v.fail("stat", in.NodeId, err)
+		return fsys.Attr{}, v.fail("stat", id, err)
+	}
+	return a, fuse.OK
+}
+
+// GetAttr answers stat(2).
+func (v *view) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
+	a, st := v.stat(in.NodeId)
+	if !st.Ok() {
+		return st
 	}
 	out.AttrValid = validity
 	setAttr(&out.Attr, &a)
@@ -65,14 +74,9 @@ func (v *view) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut)
 
 // Statx answers statx(2) where the time of birth is asked for.
 func (v *view) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse.Status {
-	v.o.Counters.Count(tree.OpStat)
-	n, st := v.node(in.NodeId)
+	a, st := v.stat(in.NodeId)
 	if !st.Ok() {
 		return st
-	}
-	a, err := v.t.Attr(n)
-	if err != nil {
-		return v.fail("stat", in.NodeId, err)
 	}
 	out.AttrValid = validity
 	s := &out.Statx
