@@ -84,8 +84,8 @@ type server struct {
 	ended  bool
 }
 
-// start runs serve or mount until the ready line.
-func start(t testing.TB, args ...string) *server {
+// launch starts serve or mount and returns it with its standard output.
+func launch(t testing.TB, args ...string) (*server, io.Reader) {
 	t.Helper()
 	s := &server{t: t, cmd: command(t, args...), stderr: &bytes.Buffer{}}
 	s.cmd.Stderr = s.stderr
@@ -102,7 +102,15 @@ func start(t testing.TB, args ...string) *server {
 			s.stop()
 		}
 	})
+	return s, out
+}
+
+// start runs serve or mount until the ready line.
+func start(t testing.TB, args ...string) *server {
+	t.Helper()
+	s, out := launch(t, args...)
 	r := bufio.NewReader(out)
+	var err error
 	if s.line, err = r.ReadString('\n'); err != nil {
 		_ = s.cmd.Wait()
 		s.ended = true

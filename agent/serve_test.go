@@ -163,20 +163,7 @@ func TestReadyText(t *testing.T) {
 // startText starts serve without --json and returns all that it prints.
 func startText(t *testing.T, args ...string) (*server, string) {
 	t.Helper()
-	s := &server{t: t, cmd: command(t, args...), stderr: &bytes.Buffer{}}
-	s.cmd.Stderr = s.stderr
-	out, err := s.cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if !s.ended {
-			s.stop()
-		}
-	})
+	s, out := launch(t, args...)
 	var text strings.Builder
 	for buf := make([]byte, 4096); !strings.Contains(text.String(), "Ctrl-C"); {
 		n, err := out.Read(buf)
