@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -83,27 +85,33 @@ func mountGuest(c config, f format) (mounted, error) {
 	if !kvmWorks() {
 		cmd.Env = append(cmd.Env, "LIBGUESTFS_BACKEND_SETTINGS=force_tcg")
 	}
+	before := appliances()
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return mounted{}, fmt.Errorf("guestmount: %w: %s", err, out)
 	}
-	m := mounted{root: dir}
-	m.pids = func() []int {
-		b, err := os.ReadFile(pidFile)
-		if err != nil {
-			return nil
-		}
-		pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
-		if err != nil {
-			return nil
-		}
-		return append(children(pid), pid)
+	b, err := os.ReadFile(pidFile)
+	if err != nil {
+		return mounted{}, err
 	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil {
+		return mounted{}, fmt.Errorf("guestmount's pid file: %w", err)
+	}
+	all := []int{pid}
+	for p := range appliances() {
+		if !before[p] {
+			all = append(all, p)
+		}
+	}
+	if len(all) < 2 {
+		return mounted{}, errors.New("guestmount's appliance was not found among the processes")
+	}
+	m := mounted{root: dir, pids: func() []int { return all }}
 	m.stop = func() error {
-		pids := m.pids()
 		if err := sh("guestunmount", dir); err != nil {
 			return err
 		}
-		for _, pid := range pids { // the appliance ends a little after the mount
+		for _, pid := range all { // the appliance ends a little after the mount
 			for range 300 {
 				if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); err != nil {
 					break
@@ -116,35 +124,34 @@ func mountGuest(c config, f format) (mounted, error) {
 	return m, nil
 }
 
-// kvmWorks tells whether /dev/kvm can be opened; libguestfs does not fall back by itself.
-func kvmWorks() bool {
-	f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
-	if err != nil {
-		return false
-	}
-	_ = f.Close()
-	return true
-}
+// kvmWorks tells whether libguestfs starts its appliance with KVM. Where /dev/kvm is there but
+// does not work it fails, and does not fall back by itself.
+var kvmWorks = sync.OnceValue(func() bool {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "guestfish", "-a", "/dev/null", "run")
+	cmd.Env = append(os.Environ(), "LIBGUESTFS_BACKEND=direct")
+	return cmd.Run() == nil
+})
 
-// children lists the processes below pid.
-func children(pid int) []int {
-	var all []int
-	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+// appliances finds the virtual machines that libguestfs runs. They are no children of
+// guestmount, which has become a daemon since.
+func appliances() map[int]bool {
+	found := map[int]bool{}
+	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
 		return nil
 	}
-	for _, l := range lists {
+	for _, l := range lines {
 		b, err := os.ReadFile(l)
-		if err != nil {
+		if err != nil || !strings.Contains(string(b), "qemu") || !strings.Contains(string(b), "guestfs") {
 			continue
 		}
-		for _, s := range strings.Fields(string(b)) {
-			if k, err := strconv.Atoi(s); err == nil {
-				all = append(append(all, k), children(k)...)
-			}
+		if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(l))); err == nil {
+			found[pid] = true
 		}
 	}
-	return all
+	return found
 }
 
 // peakMiB is the sum of the processes' peak resident sizes (VmHWM).
