@@ -113,7 +113,7 @@ type bar struct {
 
 const (
 	chartZero   = 470.0 // x of ratio 1
-	chartDecade = 130.0 // width of a factor of ten
+	chartDecade = 115.0 // width of a factor of ten
 	chartRow    = 18    // height of a bar with its gap
 )
 
