@@ -101,7 +101,7 @@ func (t *Tree) place(s *static, dir *staticNode, d *openedDisk) error {
 		v, r := d.vols[i], &d.report.Volumes[i]
 		at := own
 		if i != root {
-			if v.fs == nil && (r.Error == "" || d.report.State == StateUnreadable) {
+			if v == nil && (r.Error == "" || d.report.State == StateUnreadable) {
 				continue
 			}
 			at = s.dir(dir, d.disk.Name+"@"+names[i], d.mtime)
@@ -109,14 +109,14 @@ func (t *Tree) place(s *static, dir *staticNode, d *openedDisk) error {
 		} else {
 			r.Path = d.report.Path
 		}
-		if v.fs == nil {
+		if v == nil {
 			s.text(at, "ERROR.txt", errorText(r.Path, r.Error, r.Advice), d.mtime)
 			continue
 		}
 		if len(t.mounts) >= maxFS {
 			return fmt.Errorf("more than %d file systems in one session", maxFS)
 		}
-		t.over[Node{0, at.ino}] = t.mount(v.fs, true)
+		t.over[Node{0, at.ino}] = t.mount(v, true)
 	}
 	if d.report.State != StateUnreadable && root < 0 {
 		s.text(own, "README.txt", "This disk has several file systems and none that holds an operating system.\nThey are beside this folder:\n\n"+
@@ -140,12 +140,12 @@ func (d *openedDisk) chooseRoot() int {
 	only, systems := -1, []int(nil)
 	n := 0
 	for i, v := range d.vols {
-		if v.fs == nil {
+		if v == nil {
 			continue
 		}
 		only = i
 		n++
-		if holdsSystem(v.fs) {
+		if holdsSystem(v) {
 			systems = append(systems, i)
 		}
 	}

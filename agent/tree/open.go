@@ -86,13 +86,7 @@ type openedDisk struct {
 	disk   Disk
 	report DiskReport
 	mtime  time.Time
-	vols   []openedVolume // parallel to report.Volumes
-}
-
-type openedVolume struct {
-	fs     fsys.FS // nil: not a readable file system
-	kind   engine.Kind
-	engine string
+	vols   []fsys.FS // parallel to report.Volumes; nil: not a file system that can be read
 }
 
 type openedBackup struct {
@@ -128,8 +122,8 @@ func openAll(ctx context.Context, cfg Config) ([]openedBackup, error) {
 		for _, b := range out {
 			for _, d := range b.disks {
 				for _, v := range d.vols {
-					if v.fs != nil {
-						_ = v.fs.Close()
+					if v != nil {
+						_ = v.Close()
 					}
 				}
 			}
@@ -190,7 +184,7 @@ func (d *openedDisk) state() State {
 	good, bad := 0, 0
 	for i, v := range d.vols {
 		switch {
-		case v.fs != nil:
+		case v != nil:
 			good++
 		case d.report.Volumes[i].Error != "":
 			bad++
@@ -226,11 +220,10 @@ func (d *openedDisk) explain() {
 }
 
 // openVolume asks the engines for the volume's file system.
-func openVolume(v volume.Volume, engines []engine.Engine) (VolumeReport, openedVolume) {
-	sig := engine.Identify(v)
+func openVolume(v volume.Volume, engines []engine.Engine) (VolumeReport, fsys.FS) {
 	r := VolumeReport{
 		Name: v.Name, Label: v.Label, UUID: v.UUID, Type: v.Type, TypeName: v.TypeName,
-		Start: v.Start, Size: v.Size(), Content: describe(sig),
+		Start: v.Start, Size: v.Size(),
 	}
 	start := time.Now()
 	o, err := engine.Open(v, engines)
@@ -243,15 +236,22 @@ func openVolume(v volume.Volume, engines []engine.Engine) (VolumeReport, openedV
 			Total: info.Total, Used: info.Total - min(info.Free, info.Total), Files: info.Files, FreeFiles: info.FreeFiles,
 			Journal: info.Journal, Warnings: info.Warnings,
 		}
-		return r, openedVolume{fs: o.FS, kind: sig.Kind, engine: o.Engine}
+		return r, o.FS
 	}
+	var sig engine.Signature
+	if u := (*engine.UnsupportedError)(nil); errors.As(err, &u) {
+		sig = u.Signature
+	} else {
+		sig = engine.Identify(v)
+	}
+	r.Content = describe(sig)
 	// Swap space, an empty partition or a boot loader is not a failure: there are no files.
 	hasFiles := sig.Kind == engine.KindFilesystem || sig.Kind == engine.KindContainer
 	if hasFiles || !errors.Is(err, fsys.ErrNotRecognized) {
 		r.Error = err.Error()
 		r.Advice = KindOf(err).Advice()
 	}
-	return r, openedVolume{kind: sig.Kind}
+	return r, nil
 }
 
 // describe names a volume's content in a word or two.
