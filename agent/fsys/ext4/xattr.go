@@ -1,6 +1,7 @@
 package ext4
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -82,6 +83,12 @@ func (a *xattrArea) parse(at int) error {
 			return a.bad("a name of %d bytes at %d passes the end", h[0], at)
 		}
 		e.name = a.base[at+xattrEntryHeader : end]
+		if bytes.IndexByte(e.name, 0) >= 0 {
+			return a.bad("a name with a zero byte at %d", at) // as the kernel judges it
+		}
+		if h[0] > 0 && (xattrPrefixes[e.index] == aclAccess || xattrPrefixes[e.index] == aclDefault) {
+			return a.bad("an access control list named %q at %d", e.name, at)
+		}
 		a.entries = append(a.entries, e)
 		at = (end + 3) &^ 3
 	}
