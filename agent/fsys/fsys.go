@@ -108,6 +108,19 @@ type Xattrer interface {
 	Xattrs(Ino) (map[string][]byte, error)
 }
 
+// Stream is a named fork of a file beside its main content: an NTFS alternate data stream.
+type Stream struct {
+	Name string // bytes as the guest wrote them (UTF-8 of its UTF-16), never empty
+	Size int64  // bytes
+}
+
+// Streamer is an FS whose files can have named streams. Errors: fs.ErrNotExist for a stream
+// that is not there. Small streams are shown as the attributes user.ads.<name>, too.
+type Streamer interface {
+	Streams(Ino) ([]Stream, error) // sorted by name; directories can have them, too
+	OpenStream(ino Ino, name string) (extent.Reader, error)
+}
+
 // CacheStatser is an FS that keeps metadata in a cache and can tell how that serves.
 type CacheStatser interface {
 	CacheStats() cache.Stats

@@ -24,16 +24,39 @@ type Disk struct {
 // Whole is the name of the only volume of an unpartitioned disk.
 const Whole = "whole"
 
-// Volume is a range of a disk that may hold a file system.
+// Volume is a range of a disk, or a logical volume over one or several, that may hold a file
+// system.
 type Volume struct {
-	Disk     string // the Disk's name
-	Name     string // "p1", "p2", ... by partition number, or Whole
+	Disk     string // the Disk's name; of a logical volume the one that its first byte lies on
+	Name     string // "p1", "p2", ... by partition number, Whole, or "<vg>-<lv>"
 	Label    string // GPT partition name, valid UTF-8; chosen by the guest, untrusted
 	UUID     string // PARTUUID, lower case; on MBR "<disk signature>-<number in hex>"
 	Type     string // GPT type GUID, lower case, or the MBR type as "0x83"
 	TypeName string // what Type is called, empty where unknown
-	Start    int64  // byte offset on the disk
+	Start    int64  // byte offset on the disk; 0 for a logical volume
+	LV       *LV    // nil: not a logical volume
+	// Group is the name of the volume group that this volume is a physical volume of. Such a
+	// volume holds no file system of its own.
+	Group string
+	// Err tells why the bytes cannot be read; Reader is nil then. fsys.ErrUnsupported: another
+	// engine that sees all disks may (a thin volume); anything else is final (a missing PV).
+	Err error
 	extent.Reader
+}
+
+// LV is what LVM2's metadata says of a logical volume.
+type LV struct {
+	Group, Name string   // as LVM writes them: /dev/<Group>/<Name>
+	UUID        string   // of the LV, as LVM writes it
+	Disks       []string // all that its segments lie on, in the order of the scan
+}
+
+// Group is one LVM2 volume group of a backup.
+type Group struct {
+	Name, UUID string
+	Disks      []string // of the physical volumes that were found
+	Missing    []string // UUIDs of the physical volumes that were not, with their device hint: "abcd... (/dev/vdb1)"
+	Warnings   []string // sentences for a person
 }
 
 // Table describes how one disk was read.
@@ -54,6 +77,7 @@ type Table struct {
 type Result struct {
 	Volumes []Volume
 	Tables  []Table
+	Groups  []Group // sorted by name
 }
 
 // Scan reads the partition tables of all disks of one backup. It takes all at once because
