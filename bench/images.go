@@ -20,21 +20,28 @@ type images struct {
 	formats []format
 }
 
+// format is one image, or several disks, with the same files.
 type format struct {
-	name string // "raw", "qcow2", "qcow2 zlib", "qcow2 zstd"
-	path string
-	kind string // of the image file, for guestmount and vmfr-agent
+	name   string // "raw", "qcow2", "qcow2 zlib", "qcow2 zstd", "xfs", ...
+	path   string
+	kind   string   // of the image file, for guestmount and vmfr-agent
+	more   []string // further disks, for a volume that spans several
+	device string   // what guestmount mounts; empty: /dev/sda
+	root   string   // where vmfr shows it below the backup; empty: the first disk's folder
+	peers  []mounter
 }
+
+func (f format) disks() []string { return append([]string{f.path}, f.more...) }
 
 const bigName = "big"
 
 func makeImages(c config) (images, error) {
 	im := images{raw: filepath.Join(c.work, "disk.raw")}
 	im.formats = []format{
-		{"raw", im.raw, "raw"},
-		{"qcow2", filepath.Join(c.work, "plain.qcow2"), "qcow2"},
-		{"qcow2 zlib", filepath.Join(c.work, "zlib.qcow2"), "qcow2"},
-		{"qcow2 zstd", filepath.Join(c.work, "zstd.qcow2"), "qcow2"},
+		{name: "raw", path: im.raw, kind: "raw", peers: []mounter{kernel, guest}},
+		{name: "qcow2", path: filepath.Join(c.work, "plain.qcow2"), kind: "qcow2", peers: []mounter{guest}},
+		{name: "qcow2 zlib", path: filepath.Join(c.work, "zlib.qcow2"), kind: "qcow2", peers: []mounter{guest}},
+		{name: "qcow2 zstd", path: filepath.Join(c.work, "zstd.qcow2"), kind: "qcow2", peers: []mounter{guest}},
 	}
 	stamp := filepath.Join(c.work, fmt.Sprintf("made-%d-%d", c.fileMiB, c.files))
 	if _, err := os.Stat(stamp); err == nil {
@@ -45,7 +52,7 @@ func makeImages(c config) (images, error) {
 	if err := os.RemoveAll(src); err != nil {
 		return im, err
 	}
-	if err := fill(src, c); err != nil {
+	if err := fill(src, c.fileMiB, c.files); err != nil {
 		return im, err
 	}
 	size := strconv.Itoa(c.fileMiB+c.files*8/1024+256) + "M"
@@ -70,7 +77,7 @@ func makeImages(c config) (images, error) {
 
 // fill writes the source tree. The large file compresses to about half, like a database or a
 // log; content that does not compress, or all zeros, would flatter one side.
-func fill(dir string, c config) error {
+func fill(dir string, fileMiB, files int) error {
 	if err := os.MkdirAll(filepath.Join(dir, "small"), 0o755); err != nil {
 		return err
 	}
@@ -81,7 +88,7 @@ func fill(dir string, c config) error {
 	defer f.Close()
 	rng := rand.New(rand.NewPCG(1, 1))
 	words := make([]byte, 1<<20)
-	for range c.fileMiB {
+	for range fileMiB {
 		for i := 0; i < len(words); i += 16 {
 			binary.LittleEndian.PutUint64(words[i:], rng.Uint64())
 			copy(words[i+8:], "journal ")
@@ -90,7 +97,7 @@ func fill(dir string, c config) error {
 			return err
 		}
 	}
-	for i := range c.files {
+	for i := range files {
 		d := filepath.Join(dir, "small", fmt.Sprintf("d%03d", i/100))
 		if i%100 == 0 {
 			if err := os.Mkdir(d, 0o755); err != nil {
@@ -116,4 +123,13 @@ func sh(name string, args ...string) error {
 		return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, out)
 	}
 	return nil
+}
+
+// output runs a program and returns what it prints, without the newline.
+func output(name string, args ...string) (string, error) {
+	out, err := exec.Command(name, args...).Output()
+	if err != nil {
+		return "", fmt.Errorf("%s %s: %w", name, strings.Join(args, " "), err)
+	}
+	return strings.TrimSpace(string(out)), nil
 }

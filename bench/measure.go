@@ -10,14 +10,13 @@ import (
 	"time"
 )
 
-// contenders of a format: the kernel mounts raw images only.
+// contenders of a format: us and those that can mount it.
 func contenders(c config, f format) []mounter {
 	ms := []mounter{ours}
-	if f.kind == "raw" {
-		ms = append(ms, kernel)
-	}
-	if c.guest {
-		ms = append(ms, guest)
+	for _, m := range f.peers {
+		if c.guest || m.name != guest.name {
+			ms = append(ms, m)
+		}
 	}
 	return ms
 }
@@ -39,7 +38,7 @@ func latency(c config, im images, r *report) error {
 		}
 	}
 	for _, f := range im.formats {
-		if err := readAll(f.path); err != nil {
+		if err := readAll(f); err != nil {
 			return err
 		}
 		for _, m := range contenders(c, f) {
@@ -66,8 +65,10 @@ func latency(c config, im images, r *report) error {
 
 // sequential reads the large file: with nothing cached, with the image cached but the mount
 // fresh, and once more (warm: whatever the contender's caches keep). Peak memory is taken after.
-func sequential(c config, im images, r *report) error {
-	for _, f := range im.formats {
+func sequential(c config, im images, r *report) error { return sequentialOf(c, im.formats, r) }
+
+func sequentialOf(c config, formats []format, r *report) error {
+	for _, f := range formats {
 		for _, m := range contenders(c, f) {
 			var cold, fresh, warm, mem []float64
 			for range runsFor(c, m) {
@@ -99,7 +100,7 @@ func sequential(c config, im images, r *report) error {
 				if err := one(dropCaches, &cold, nil); err != nil {
 					return err
 				}
-				if err := one(func() error { return readAll(f.path) }, &fresh, &warm); err != nil {
+				if err := one(func() error { return readAll(f) }, &fresh, &warm); err != nil {
 					return err
 				}
 			}
@@ -118,7 +119,11 @@ func sequential(c config, im images, r *report) error {
 // small walks and reads many small files with the tools that people use, on a fresh mount with
 // the image cached, so that no contender's kernel caches help it.
 func small(c config, im images, r *report) error {
-	for _, f := range []format{im.formats[0], im.formats[3]} {
+	return smallOf(c, []format{im.formats[0], im.formats[3]}, r)
+}
+
+func smallOf(c config, formats []format, r *report) error {
+	for _, f := range formats {
 		for _, m := range contenders(c, f) {
 			var find, tar, mem []float64
 			for range runsFor(c, m) {
@@ -126,7 +131,7 @@ func small(c config, im images, r *report) error {
 					script string
 					into   *[]float64
 				}{{`find "$1/small" -ls >/dev/null`, &find}, {`tar -C "$1" -cf - small | cat >/dev/null`, &tar}} {
-					if err := readAll(f.path); err != nil {
+					if err := readAll(f); err != nil {
 						return err
 					}
 					mt, err := m.mount(c, f)
@@ -187,8 +192,9 @@ func throughput(path string) (float64, error) {
 	return float64(n) / (1 << 20) / time.Since(start).Seconds(), nil
 }
 
-func readAll(path string) error {
-	return exec.Command("cat", path).Run()
+// readAll brings the disks into the page cache.
+func readAll(f format) error {
+	return exec.Command("cat", f.disks()...).Run()
 }
 
 func readFirst(path string) error {

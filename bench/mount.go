@@ -31,6 +31,7 @@ var (
 	kernel = mounter{"kernel", mountKernel}
 	ours   = mounter{"vmfr", mountOurs}
 	guest  = mounter{"guestmount", mountGuest}
+	ntfs3g = mounter{"ntfs-3g", mountNTFS3G}
 )
 
 func mountKernel(c config, f format) (mounted, error) {
@@ -46,12 +47,30 @@ func mountKernel(c config, f format) (mounted, error) {
 	}}, nil
 }
 
+// mountNTFS3G mounts with ntfs-3g on this machine: what guestmount does, without its appliance.
+func mountNTFS3G(c config, f format) (mounted, error) {
+	dir, err := os.MkdirTemp(c.work, "ntfs3g")
+	if err != nil {
+		return mounted{}, err
+	}
+	if err := sh("ntfs-3g", "-o", "ro", f.path, dir); err != nil {
+		return mounted{}, err
+	}
+	return mounted{root: dir, pids: func() []int { return nil }, stop: func() error {
+		return errors.Join(sh("umount", dir), os.Remove(dir))
+	}}, nil
+}
+
 func mountOurs(c config, f format) (mounted, error) {
 	dir, err := os.MkdirTemp(c.work, "vmfr")
 	if err != nil {
 		return mounted{}, err
 	}
-	cmd := exec.Command(c.agent, "mount", "--log-level", "warn", "--disk", "b/d="+f.path+",format="+f.kind, dir)
+	args := []string{"mount", "--log-level", "warn"}
+	for i, path := range f.disks() {
+		args = append(args, "--disk", fmt.Sprintf("b/d%d=%s,format=%s", i, path, f.kind))
+	}
+	cmd := exec.Command(c.agent, append(args, dir)...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -64,7 +83,11 @@ func mountOurs(c config, f format) (mounted, error) {
 	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
 		return mounted{}, fmt.Errorf("vmfr-agent mount said nothing: %w", err)
 	}
-	m := mounted{root: filepath.Join(dir, "backups/b/d"), pids: func() []int { return []int{cmd.Process.Pid} }}
+	root := f.root
+	if root == "" {
+		root = "d0"
+	}
+	m := mounted{root: filepath.Join(dir, "backups/b", root), pids: func() []int { return []int{cmd.Process.Pid} }}
 	m.stop = func() error {
 		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 			return err
@@ -80,7 +103,15 @@ func mountGuest(c config, f format) (mounted, error) {
 		return mounted{}, err
 	}
 	pidFile := dir + ".pid"
-	cmd := exec.Command("guestmount", "--ro", "--format="+f.kind, "-a", f.path, "-m", "/dev/sda", "--pid-file", pidFile, dir)
+	args := []string{"--ro", "--format=" + f.kind}
+	for _, path := range f.disks() {
+		args = append(args, "-a", path)
+	}
+	device := f.device
+	if device == "" {
+		device = "/dev/sda"
+	}
+	cmd := exec.Command("guestmount", append(args, "-m", device, "--pid-file", pidFile, dir)...)
 	cmd.Env = append(os.Environ(), "LIBGUESTFS_BACKEND=direct")
 	if !kvmWorks() {
 		cmd.Env = append(cmd.Env, "LIBGUESTFS_BACKEND_SETTINGS=force_tcg")

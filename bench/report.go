@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -79,21 +80,39 @@ func number(v float64) string {
 	return fmt.Sprintf("%.0f", v)
 }
 
+// columns are the contenders that have one of their own; all others share the last one.
+var columns = []string{kernel.name, guest.name}
+
+// markdown is the table. A contender's cell is its median and, in brackets, our ratio to it.
 func (r *report) markdown() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "| measurement | image | unit | vmfr | kernel loop mount | guestmount | OpenSSH | ratio to kernel | to guestmount | to OpenSSH |\n")
-	b.WriteString("| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n")
+	b.WriteString("| measurement | image | unit | vmfr | kernel loop mount | guestmount | other programs |\n")
+	b.WriteString("| --- | --- | --- | ---: | ---: | ---: | --- |\n")
 	for _, w := range r.Rows {
-		fmt.Fprintf(&b, "| %s | %s | %s |", w.Name, w.Format, w.Unit)
-		for _, who := range []string{"vmfr", "kernel", "guestmount", "OpenSSH"} {
-			fmt.Fprintf(&b, " %s |", number(w.Median[who]))
+		fmt.Fprintf(&b, "| %s | %s | %s | %s |", w.Name, w.Format, w.Unit, number(w.Median[ours.name]))
+		for _, who := range columns {
+			fmt.Fprintf(&b, " %s |", w.cell(who))
 		}
-		for _, who := range []string{"kernel", "guestmount", "OpenSSH"} {
-			fmt.Fprintf(&b, " %s |", number(w.Ratio[who]))
+		var others []string
+		for _, who := range slices.Sorted(maps.Keys(w.Median)) {
+			if who != ours.name && !slices.Contains(columns, who) {
+				others = append(others, who+" "+w.cell(who))
+			}
 		}
-		b.WriteString("\n")
+		fmt.Fprintf(&b, " %s |\n", strings.Join(others, ", "))
 	}
 	return b.String()
+}
+
+func (w *row) cell(who string) string {
+	m, ok := w.Median[who]
+	if !ok {
+		return ""
+	}
+	if ratio := w.Ratio[who]; ratio != 0 {
+		return fmt.Sprintf("%s (**%s**)", number(m), number(ratio))
+	}
+	return number(m)
 }
 
 //go:embed chart.svg.tmpl
@@ -118,9 +137,20 @@ const (
 )
 
 func (r *report) bars() []bar {
-	colors := map[string]string{"kernel": "#6b7280", "guestmount": "#2563eb", "OpenSSH": "#059669"}
+	colors := map[string]string{kernel.name: "#6b7280", guest.name: "#2563eb"}
+	others := map[string]bool{}
+	for _, w := range r.Rows {
+		for who := range w.Ratio {
+			others[who] = !slices.Contains(columns, who)
+		}
+	}
+	maps.DeleteFunc(others, func(_ string, other bool) bool { return !other })
 	var out []bar
-	for _, who := range []string{"guestmount", "kernel", "OpenSSH"} {
+	for _, who := range append([]string{guest.name, kernel.name}, slices.Sorted(maps.Keys(others))...) {
+		color, ok := colors[who]
+		if !ok {
+			color = "#059669"
+		}
 		for _, w := range r.Rows {
 			ratio := w.Ratio[who]
 			if ratio == 0 {
@@ -129,7 +159,7 @@ func (r *report) bars() []bar {
 			x := math.Log10(ratio) * chartDecade
 			out = append(out, bar{
 				Label: w.Name + ", " + w.Format + " / " + who, Text: number(ratio) + "×", Y: 40 + len(out)*chartRow,
-				X: chartZero + min(x, 0), W: max(math.Abs(x), 1), Color: colors[who],
+				X: chartZero + min(x, 0), W: max(math.Abs(x), 1), Color: color,
 			})
 		}
 	}
