@@ -40,7 +40,7 @@ var layers = []layer{
 		"agent/fsys/...": {"agent/fsys", "agent/fsys/ext4/jbd2", "agent/fsys/xfs/xlog"},
 	}},
 	{name: "engine", packages: []string{"agent/engine"}},
-	{name: "tree", packages: []string{"agent/tree"}},
+	{name: "tree", packages: []string{"agent/tree", "agent/audit"}},
 	{name: "front ends", packages: []string{"fusefs/...", "sshd/...", "api/files/..."}},
 	{name: "worker", packages: []string{"agent/worker"}},
 	{name: "main", packages: []string{"agent", "agent/sample"}, peers: map[string][]string{"agent": {"agent/sample"}}},
