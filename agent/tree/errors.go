@@ -8,6 +8,7 @@ import (
 
 	"vmfr/agent/engine"
 	"vmfr/agent/fsys"
+	"vmfr/agent/image"
 )
 
 // Kind is what went wrong, as far as a client can tell the difference. The tree alone maps
@@ -25,6 +26,7 @@ const (
 	KindNoKey                   // encrypted by the guest
 	KindUnsupported             // an engine does not implement it
 	KindCorrupt                 // the guest's metadata is damaged
+	KindImage                   // the image's own structure is damaged: a qcow2 table, a compressed cluster
 	KindInternal                // a panic: a defect of this program
 	KindIO                      // the image could not be read
 	kinds
@@ -49,6 +51,7 @@ var kindTable = [kinds]struct {
 	KindNoKey:       {"encrypted", syscall.ENOKEY, 3, 403, "The guest encrypted it and its key is not in the backup; restore the VM and read it there."},
 	KindUnsupported: {"unsupported", syscall.EOPNOTSUPP, 8, 501, "See METADATA.json for what this version reads; the whole disk is under /disks."},
 	KindCorrupt:     {"corrupt", syscall.EUCLEAN, 4, 500, "The guest's file system is damaged there; other files are not affected. Try another backup."},
+	KindImage:       {"image_corrupt", syscall.EIO, 4, 500, "The disk's image is damaged there; other files may not be affected. Check how the image was copied, or try another backup."},
 	KindInternal:    {"internal", syscall.EIO, 4, 500, "This is a defect of the program; please report it with the log."},
 	KindIO:          {"io", syscall.EIO, 4, 500, "The image could not be read; check the storage that holds it."},
 }
@@ -97,6 +100,8 @@ func KindOf(err error) Kind {
 		return KindInternal
 	case errors.Is(err, fsys.ErrCorrupt):
 		return KindCorrupt
+	case errors.Is(err, image.ErrCorrupt):
+		return KindImage
 	case errors.Is(err, fsys.ErrNoKey):
 		return KindNoKey
 	case errors.Is(err, fsys.ErrUnsupported):
