@@ -1,0 +1,63 @@
+package xfs
+
+import (
+	"encoding/binary"
+)
+
+// A value or symbolic link that has blocks of its own is bare in version 4. In version 5 each
+// piece has a header: magic (4), offset of its bytes in the whole (4), how many (4), checksum (4),
+// UUID (16), owner (8), address (8), LSN (8). A piece is a block of an attribute's value, or a
+// whole extent of a symbolic link.
+const (
+	remoteHeaderSize = 56
+	attrRemoteMagic  = 0x5841524D // "XARM"
+	symlinkMagic     = 0x58534C4D // "XSLM"
+)
+
+// piece checks a piece of version 5 and returns its bytes, at most want of them. done is how many
+// came before it.
+func (s *super) piece(b []byte, magic uint32, m *mapping, what string, off int64, done, want int) ([]byte, error) {
+	be := binary.BigEndian
+	at := &mapping{fs: m.fs, num: m.num, what: what}
+	if got := be.Uint32(b); got != magic {
+		return nil, at.bad(off, "magic is %#08x", got)
+	}
+	if err := s.verify(b, remoteHeader, what, m.num, off); err != nil {
+		return nil, err
+	}
+	n := min(want, len(b)-remoteHeaderSize)
+	if o, c := be.Uint32(b[4:]), be.Uint32(b[8:]); uint64(o) != uint64(done) || uint64(c) != uint64(n) {
+		return nil, at.bad(off, "it holds %d bytes at %d, where %d at %d are expected", c, o, n, done)
+	}
+	return b[remoteHeaderSize : remoteHeaderSize+n], nil
+}
+
+// remoteValue reads a value of size bytes that begins at logical block lblk of the attribute fork.
+// d is the leaf that names it.
+func (t *daTree) remoteValue(d *daBlock, lblk, size uint64) ([]byte, error) {
+	if size > maxAttrValue {
+		return nil, t.bad(d.off, "a value of %d bytes", size)
+	}
+	s := t.f.sb
+	out := make([]byte, 0, size)
+	for ; len(out) < int(size); lblk++ {
+		if lblk == 0 {
+			return nil, t.bad(d.off, "a value without blocks")
+		}
+		b, off, err := t.read(lblk)
+		if err != nil {
+			return nil, err
+		}
+		if b == nil {
+			return nil, t.bad(d.off, "a hole in a value, at logical block %d", lblk)
+		}
+		want := int(size) - len(out)
+		if s.v5 {
+			if b, err = s.piece(b, attrRemoteMagic, t.m, "attribute value", off, len(out), want); err != nil {
+				return nil, err
+			}
+		}
+		out = append(out, b[:min(want, len(b))]...)
+	}
+	return out, nil
+}
