@@ -20,18 +20,17 @@ import (
 // those of struct xfs_dsb.
 type Geometry struct {
 	BlockSize  uint32 // sb_blocksize, bytes: a power of two from 512 to 64 KiB
-	SectorSize uint32 // sb_sectsize, bytes
 	InodeSize  uint32 // sb_inodesize, bytes: a power of two from 256 to 2048
 	AGBlocks   uint32 // sb_agblocks
 	AGCount    uint32 // sb_agcount
 	AGBlockLog uint8  // sb_agblklog: bits of the block number within a group
 	InoPerLog  uint8  // sb_inopblog: bits of the inode's number within its block
-	DirBlock   uint32 // bytes of a directory block: sb_blocksize << sb_dirblklog
+	InodeAlign uint32 // sb_inoalignmt, blocks
+	LSN        uint64 // sb_lsn; 0 without V5
 
-	LogStart      uint64 // sb_logstart, a file system block number; 0: the log is on another device
-	LogBlocks     uint32 // sb_logblocks
-	LogSectorSize uint32 // bytes of the log's sectors: 1 << sb_logsectlog, and 512 where that is 0
-	LogSunit      uint32 // sb_logsunit, bytes; 0 and 1: none
+	LogStart  uint64 // sb_logstart, a file system block number; 0: the log is on another device
+	LogBlocks uint32 // sb_logblocks
+	LogSunit  uint32 // sb_logsunit, bytes; 0 and 1: none
 
 	V5          bool   // version 5: checksums, LSN and owner in every metadata block
 	LogV2       bool   // XFS_SB_VERSION_LOGV2BIT; always with V5
@@ -82,8 +81,59 @@ func (r Report) String() string {
 // what a reader sees, or a log beyond this package's limits; fsys.ErrCorrupt, with the place
 // in the log, where the kernel too refuses to mount.
 func Replay(r extent.Reader, g Geometry) (extent.Reader, Report, error) {
-	if g.LogStart == 0 {
-		return nil, Report{}, fmt.Errorf("xfs: %w: the log is on another device", fsys.ErrUnsupported)
+	if err := g.check(); err != nil {
+		return nil, Report{}, err
 	}
-	return nil, Report{}, fmt.Errorf("xfs: %w: the log is not read", fsys.ErrUnsupported)
+	log, err := newRing(r, &g)
+	if err != nil {
+		return nil, Report{}, err
+	}
+	s, err := log.find()
+	if err != nil {
+		return nil, Report{}, err
+	}
+	if s.clean {
+		return r, Report{}, nil
+	}
+	if err := g.checkDirty(s); err != nil {
+		return nil, Report{}, err
+	}
+	p := &replay{
+		log: log, g: &g, store: newStore(r), report: Report{Dirty: true, Torn: s.torn},
+		cancelled: map[location]int{}, intents: map[intent]struct{}{}, pending: map[location]stamp{},
+	}
+	if err := p.run(s); err != nil {
+		return nil, Report{}, err
+	}
+	o := p.store.freeze()
+	p.report.Patched = int64(len(o.chunks)) * chunkSize
+	return o, p.report, nil
+}
+
+// check validates what the superblock says, as far as it is used here.
+func (g *Geometry) check() error {
+	power := func(n, least, most uint32) bool { return n >= least && n <= most && n&(n-1) == 0 }
+	switch {
+	case g.LogStart == 0:
+		return fmt.Errorf("xfs: %w: the log is on another device", fsys.ErrUnsupported)
+	case !power(g.BlockSize, 512, 64<<10), !power(g.InodeSize, 256, 2048), g.InodeSize > g.BlockSize, g.AGBlocks == 0, g.AGCount == 0,
+		g.AGBlockLog > 31, uint32(1)<<g.InoPerLog != g.BlockSize/g.InodeSize, g.V5 && g.InodeSize < 512:
+		return fsys.Corrupt("xfs", "superblock", 0, 0, "blocks of %d bytes, inodes of %d, groups of %d blocks", g.BlockSize, g.InodeSize, g.AGBlocks)
+	}
+	return nil
+}
+
+// logIncompatKnown are the features of a dirty log that are handled: logged attributes.
+const logIncompatKnown = 1 << 0
+
+// checkDirty refuses a log with features that are not known, and a superblock that is from after
+// the end of the log, as if the log had been replaced.
+func (g *Geometry) checkDirty(s span) error {
+	if x := g.LogIncompat &^ logIncompatKnown; g.V5 && x != 0 {
+		return fmt.Errorf("xfs: %w: a log with incompatible features %#x", fsys.ErrUnsupported, x)
+	}
+	if now := uint64(s.cycle)<<32 | uint64(s.head); g.V5 && g.LSN != noLSN && g.LSN > now {
+		return fsys.Corrupt("xfs", "superblock", 0, 0, "its LSN %#x is ahead of the log's %#x", g.LSN, now)
+	}
+	return nil
 }
