@@ -61,9 +61,10 @@ const (
 )
 
 // detectors are asked in this order. A container goes before what it contains: a RAID 1 leg
-// with its superblock at the end starts like the file system it mirrors.
+// with its superblock at the end starts like the file system, or the other container, that it
+// mirrors.
 var detectors = []func(*device) (Signature, bool){
-	luks, lvm2, mdRaid, bcache, bitlocker,
+	mdRaid, luks, lvm2, bcache, bitlocker,
 	xfs, ext, btrfs, squashfs, erofs, f2fs, ntfs, exfat, refs, vfat, apfs, hfs,
 	iso9660, udf, zfs, reiserfs, jfs, nilfs2, ufs, vmfs, swap,
 }

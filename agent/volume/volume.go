@@ -1,10 +1,12 @@
 // Package volume finds the volumes of a backup's disks: GPT and MBR partitions, or the whole
-// disk where there is no partition table.
+// disk where there is no partition table, and the LVM2 logical volumes over all of them.
 //
-// Non-goals: it does not look into volumes and repairs nothing; a table that cannot be trusted
-// is reported, never guessed. Invariants: one damaged disk never hides another; partitions are
-// numbered and named by UUID as the Linux kernel does; every volume lies inside its disk;
-// reads and memory are bounded by constants whatever the disk says.
+// Non-goals: it does not look into file systems and repairs nothing; of LVM only what a map of
+// extents can express is read (linear, striped), not thin volumes, caches, RAID or snapshots,
+// and no volume group inside a logical volume; a table that cannot be trusted is reported, never
+// guessed. Invariants: one damaged disk never hides another; partitions are numbered and named
+// by UUID as the Linux kernel does; every partition lies inside its disk; disks of two Scans
+// never meet; reads and memory are bounded by constants whatever the disks say.
 package volume
 
 import (
@@ -27,8 +29,12 @@ const Whole = "whole"
 // Volume is a range of a disk, or a logical volume over one or several, that may hold a file
 // system.
 type Volume struct {
-	Disk     string // the Disk's name; of a logical volume the one that its first byte lies on
-	Name     string // "p1", "p2", ... by partition number, Whole, or "<vg>-<lv>"
+	Disk string // the Disk's name; of a logical volume the one that its first byte lies on
+	// Name is "p1", "p2", ... by partition number, Whole, or of a logical volume what
+	// /dev/mapper calls it: "<vg>-<lv>" with the dashes in both doubled. Where several groups
+	// of the backup have one name it is "<vg>~<UUID of the group>-<lv>". It is unique on its
+	// disk.
+	Name     string
 	Label    string // GPT partition name, valid UTF-8; chosen by the guest, untrusted
 	UUID     string // PARTUUID, lower case; on MBR "<disk signature>-<number in hex>"
 	Type     string // GPT type GUID, lower case, or the MBR type as "0x83"
@@ -55,7 +61,7 @@ type LV struct {
 type Group struct {
 	Name, UUID string
 	Disks      []string // of the physical volumes that were found
-	Missing    []string // UUIDs of the physical volumes that were not, with their device hint: "abcd... (/dev/vdb1)"
+	Missing    []string // sorted UUIDs of the physical volumes that were not, with their device hint: "abcd... (/dev/vdb1)"
 	Warnings   []string // sentences for a person
 }
 
@@ -72,8 +78,8 @@ type Table struct {
 	Err error
 }
 
-// Result is what Scan found. Tables are in the order of the disks, Volumes by disk and then
-// by partition number.
+// Result is what Scan found. Tables are in the order of the disks, Volumes by disk, then
+// partitions by number, then logical volumes by group and name.
 type Result struct {
 	Volumes []Volume
 	Tables  []Table
@@ -89,6 +95,7 @@ func Scan(disks []Disk) Result {
 		res.Volumes = append(res.Volumes, vols...)
 		res.Tables = append(res.Tables, table)
 	}
+	scanLVM(&res, disks)
 	return res
 }
 

@@ -60,6 +60,16 @@ func scanReader(t testing.TB, r extent.Reader) ([]Volume, Table) {
 	}
 	names := make(map[string]bool)
 	for _, v := range res.Volumes {
+		if (v.Err == nil) == (v.Reader == nil) {
+			t.Fatalf("%s has a reader and an error, or neither: %v", v.Name, v.Err)
+		}
+		if v.Err != nil {
+			continue
+		}
+		if v.LV != nil {
+			checkLV(t, v)
+			continue
+		}
 		if v.Start < 0 || v.Size() <= 0 || v.Start > r.Size()-v.Size() {
 			t.Fatalf("%s lies outside the disk: %d+%d of %d", v.Name, v.Start, v.Size(), r.Size())
 		}
