@@ -32,18 +32,17 @@ func replayLog(r extent.Reader, sb *super, o Options) (dev extent.Reader, state 
 func (s *super) logGeometry() xlog.Geometry {
 	return xlog.Geometry{
 		BlockSize:  uint32(s.blockSize),
-		SectorSize: uint32(s.sectorSize),
 		InodeSize:  uint32(s.inodeSize),
 		AGBlocks:   uint32(s.agBlocks),
 		AGCount:    uint32(s.agCount),
 		AGBlockLog: uint8(s.agBlockLog),
 		InoPerLog:  uint8(s.inopbLog),
-		DirBlock:   uint32(s.dirSize),
+		InodeAlign: uint32(s.inodeAlign),
+		LSN:        s.lsn,
 
-		LogStart:      s.logStart,
-		LogBlocks:     uint32(s.logBlocks),
-		LogSectorSize: uint32(s.logSectorSize),
-		LogSunit:      uint32(s.logUnit),
+		LogStart:  s.logStart,
+		LogBlocks: uint32(s.logBlocks),
+		LogSunit:  uint32(s.logUnit),
 
 		V5:          s.v5,
 		LogV2:       s.logV2,

@@ -33,7 +33,8 @@ type super struct {
 	blockLog   uint
 	sectorSize uint64
 	inodeSize  uint64
-	inopbLog   uint // inodes in a block, as a logarithm
+	inopbLog   uint   // inodes in a block, as a logarithm
+	inodeAlign uint64 // of chunks of inodes, blocks
 	blocks     uint64
 	agBlocks   uint64
 	agBlockLog uint
@@ -61,6 +62,7 @@ type super struct {
 	logV2 bool
 
 	roCompat, incompat, logIncompat uint32
+	lsn                             uint64 // of the superblock's last change; 0 with version 4
 }
 
 func (s *super) has(incompat uint32) bool { return s.incompat&incompat != 0 }
@@ -92,6 +94,7 @@ func parseSuper(b []byte, off int64, primary bool) (*super, error) {
 		label:          cstring(v.Bytes(108, 12)),
 		blockLog:       uint(v.U8(120)),
 		inopbLog:       uint(v.U8(123)),
+		inodeAlign:     uint64(v.U32(180)),
 		agBlockLog:     uint(v.U8(124)),
 		maxInodePct:    uint64(v.U8(127)),
 		icount:         v.U64(128),
@@ -147,7 +150,7 @@ func parseSuper(b []byte, off int64, primary bool) (*super, error) {
 
 // parseV5 decodes what version 5 added, checks the checksum, and then the features.
 func (s *super) parseV5(v *ondisk.View, bad func(string, ...any) error) error {
-	s.roCompat, s.incompat, s.logIncompat = v.U32(212), v.U32(216), v.U32(220)
+	s.roCompat, s.incompat, s.logIncompat, s.lsn = v.U32(212), v.U32(216), v.U32(220), v.U64(240)
 	s.internal[4] = v.U64(232)
 	s.ftype = s.has(incompatFtype)
 	if s.has(incompatMetaUUID) {
