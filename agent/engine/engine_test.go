@@ -142,45 +142,47 @@ type failing struct{ extent.Reader }
 
 func (failing) ReadAt([]byte, int64) (int, error) { return 0, errMedium }
 
-// TestNative opens the partitions of a real disk: ext4, swap and xfs.
+// TestNative opens the partitions of a real disk: ext4, swap, xfs and btrfs.
 func TestNative(t *testing.T) {
-	fixture.Need(t, "sfdisk", "mkswap", "mkfs.xfs", "mke2fs")
+	fixture.Need(t, "sfdisk", "mkswap", "mkfs.xfs", "mkfs.btrfs", "mke2fs")
 	img := filepath.Join(t.TempDir(), "disk.raw")
-	fixture.Sparse(t, img, 400<<20)
-	fixture.Run(t, "sh", "-c", `printf 'label: gpt\nstart=2048,size=32768\nstart=34816,size=8192\nstart=43008,size=720896\n' | sfdisk -q "$0"`, img)
+	fixture.Sparse(t, img, 600<<20)
+	fixture.Run(t, "sh", "-c", `printf 'label: gpt\nstart=2048,size=32768\nstart=34816,size=8192\nstart=43008,size=720896\nstart=763904,size=262144\n' | sfdisk -q "$0"`, img)
 	fixture.Ext4At(t, img, 1<<20, 16<<20, "", "-L", "root")
 	dir := t.TempDir()
 	for _, part := range []struct {
 		tool []string
 		at   int64
 		size int64
-	}{{[]string{"mkswap", "-q"}, 34816, 8192}, {[]string{"mkfs.xfs", "-q"}, 43008, 720896}} {
+	}{{[]string{"mkswap", "-q"}, 34816, 8192}, {[]string{"mkfs.xfs", "-q", "-L", "data"}, 43008, 720896}, {[]string{"mkfs.btrfs", "-q"}, 763904, 262144}} {
 		p := filepath.Join(dir, part.tool[0])
 		fixture.Sparse(t, p, part.size*512)
 		fixture.Run(t, part.tool[0], append(part.tool[1:], p)...)
 		fixture.Run(t, "dd", "if="+p, "of="+img, "bs=1M", "conv=notrunc,sparse", "oflag=seek_bytes", fmt.Sprintf("seek=%d", part.at*512))
 	}
 	res := volume.Scan([]volume.Disk{{Name: "disk", Reader: fixture.OpenRaw(t, img)}})
-	if len(res.Volumes) != 3 || res.Tables[0].Err != nil {
+	if len(res.Volumes) != 4 || res.Tables[0].Err != nil {
 		t.Fatalf("%+v", res)
 	}
-	o, err := Open(res.Volumes[0], Native())
-	if err != nil {
-		t.Fatal(err)
+	for i, want := range map[int]struct{ engine, label string }{0: {"ext4", "root"}, 2: {"xfs", "data"}} {
+		o, err := Open(res.Volumes[i], Native())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if o.Engine != want.engine || o.Info().Label != want.label {
+			t.Errorf("%s %+v", o.Engine, o.Info())
+		}
+		if _, ok := o.FS.(fsys.Xattrer); !ok {
+			t.Error("the file system's optional features are hidden")
+		}
+		if a, err := o.Stat(o.Root()); err != nil || !a.IsDir() {
+			t.Errorf("%s: root %+v, %v", want.engine, a, err)
+		}
+		if err := o.Close(); err != nil {
+			t.Error(err)
+		}
 	}
-	if o.Engine != "ext4" || o.Info().Label != "root" {
-		t.Errorf("%s %+v", o.Engine, o.Info())
-	}
-	if _, ok := o.FS.(fsys.Xattrer); !ok {
-		t.Error("the file system's optional features are hidden")
-	}
-	if _, err := o.Lookup(o.Root(), "lost+found"); err != nil {
-		t.Error(err)
-	}
-	if err := o.Close(); err != nil {
-		t.Error(err)
-	}
-	for i, want := range map[int]string{1: "swap space", 2: "is xfs"} {
+	for i, want := range map[int]string{1: "swap space", 3: "is btrfs"} {
 		if _, err := Open(res.Volumes[i], Native()); !errors.Is(err, fsys.ErrNotRecognized) || !strings.Contains(err.Error(), want) {
 			t.Errorf("volume %d: %v", i, err)
 		}

@@ -1,30 +1,40 @@
 package engine
 
 import (
+	"vmfr/agent/extent"
 	"vmfr/agent/fsys"
 	"vmfr/agent/fsys/ext4"
+	"vmfr/agent/fsys/xfs"
 	"vmfr/agent/volume"
 )
 
 // Native returns the engines that run in this process, with their default options, in the
 // order in which they are asked.
 func Native() []Engine {
-	return []Engine{Ext4(ext4.Options{})}
-}
-
-// Ext4 returns the engine for ext2, ext3 and ext4.
-func Ext4(o ext4.Options) Engine { return ext4Engine{o} }
-
-type ext4Engine struct{ options ext4.Options }
-
-var _ Engine = ext4Engine{}
-
-func (ext4Engine) Name() string { return "ext4" }
-
-func (e ext4Engine) Open(v volume.Volume) (fsys.FS, error) {
-	f, err := ext4.Open(v, e.options)
-	if err != nil {
-		return nil, err // not f: a nil *ext4.FS in an interface is not nil
+	return []Engine{
+		native("ext4", ext4.Open, ext4.Options{}),
+		native("xfs", xfs.Open, xfs.Options{}),
 	}
-	return f, nil
 }
+
+// native makes an Engine of a package's Open with its options.
+func native[F fsys.FS, O any](name string, open func(extent.Reader, O) (F, error), options O) Engine {
+	return nativeEngine{name, func(r extent.Reader) (fsys.FS, error) {
+		f, err := open(r, options)
+		if err != nil {
+			return nil, err // not f: a nil *ext4.FS in an interface is not nil
+		}
+		return f, nil
+	}}
+}
+
+type nativeEngine struct {
+	name string
+	open func(extent.Reader) (fsys.FS, error)
+}
+
+var _ Engine = nativeEngine{}
+
+func (e nativeEngine) Name() string { return e.name }
+
+func (e nativeEngine) Open(v volume.Volume) (fsys.FS, error) { return e.open(v) }
