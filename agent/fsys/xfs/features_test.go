@@ -56,7 +56,7 @@ func TestFeatures(t *testing.T) {
 			fs = openImage(t, img)
 			fsystest.Run(t, fs, want)
 			info := fs.Info()
-			if info.Total != stat.Blocks*uint64(stat.Bsize) || info.Label != "a label" {
+			if info.Total != stat.Blocks*uint64(stat.Bsize) || info.Label != "a label" || info.Journal != "clean" {
 				t.Errorf("%+v; the kernel says %+v", info, stat)
 			}
 			if used, kernel := info.Files-info.FreeFiles, stat.Files-stat.Ffree; used != kernel {

@@ -30,7 +30,7 @@ func openDevice(t testing.TB, img string) *rawDevice {
 
 func openReader(t testing.TB, r extent.Reader) *FS {
 	t.Helper()
-	fs, err := Open(r, Options{NoReplay: true})
+	fs, err := Open(r, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -63,12 +63,13 @@ func (p *populator) may(err error) bool {
 	return false
 }
 
+// random gives bytes that are like no others and compress well, for the images in testdata.
 func (p *populator) random(n int) []byte {
-	b := make([]byte, n)
-	for i := range b {
-		b[i] = byte(p.rng.Uint32())
+	b := make([]byte, 0, n+16)
+	for seed := p.rng.Uint32(); len(b) < n; {
+		b = fmt.Appendf(b, "%08x at %04x\n\x00", seed, len(b)/16&0xFFFF)
 	}
-	return b
+	return b[:n]
 }
 
 func (p *populator) write(name string, content []byte) string {

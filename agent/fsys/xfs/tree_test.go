@@ -1,0 +1,106 @@
+package xfs
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"vmfr/agent/fsys"
+	"vmfr/agent/fsys/fsystest"
+	"vmfr/test/fixture"
+)
+
+// treeImage is a file system with a tree of n small files, 100 in a directory.
+func treeImage(t testing.TB, n int, options ...string) (string, fsystest.Manifest) {
+	t.Helper()
+	img := makeImage(t, 512<<20, options...)
+	dir := fixture.Mount(t, img, "xfs", "rw,noatime", 0, 0)
+	for i := range n {
+		d := filepath.Join(dir, fmt.Sprintf("d%02d", i/100%20), fmt.Sprintf("e%03d", i/2000))
+		d = filepath.Join(d, fmt.Sprintf("f%d", i/100))
+		if i%100 == 0 {
+			if err := os.MkdirAll(d, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.WriteFile(filepath.Join(d, fmt.Sprintf("file %d", i)), fmt.Appendf(nil, "%0*d\n", i%3000, i), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var want fsystest.Manifest
+	if _, bench := t.(*testing.B); !bench {
+		want = fixture.Manifest(t, dir)
+	}
+	fixture.Unmount(t, dir)
+	return img, want
+}
+
+// readsOf counts the reads of a freshly opened file system that do causes.
+func readsOf(t testing.TB, dev *rawDevice, do func(*FS)) int64 {
+	t.Helper()
+	fs := openReader(t, dev)
+	before := dev.reads.Load()
+	do(fs)
+	return dev.reads.Load() - before
+}
+
+// TestTree compares a tree of 20,000 files with the kernel, and counts the reads that listing
+// it with all attributes takes: inodes come in by the chunk, not one by one.
+func TestTree(t *testing.T) {
+	img, want := treeImage(t, 20_000)
+	dev := openDevice(t, img)
+	fsystest.Run(t, openReader(t, dev), want)
+
+	objects := 0
+	reads := readsOf(t, dev, func(fs *FS) { objects = list(t, fs) })
+	t.Logf("%d objects listed with %d reads", objects, reads)
+	if objects != len(want)-1 {
+		t.Errorf("%d objects, want %d", objects, len(want)-1)
+	}
+	if reads > int64(objects/10) {
+		t.Errorf("%d reads for %d objects", reads, objects)
+	}
+}
+
+// list does what find -ls does, and returns the number of names.
+func list(t testing.TB, fs *FS) int {
+	todo, names := []fsys.Ino{fs.Root()}, 0
+	buf := make([]fsys.Dirent, 100)
+	for len(todo) > 0 {
+		dir := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		for from, more := fsys.Cookie(0), true; more; {
+			n, err := fs.ReadDir(dir, from, buf)
+			more = err == nil
+			for _, d := range buf[:n] {
+				a, err := fs.Stat(d.Ino)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if names++; a.IsDir() {
+					todo = append(todo, d.Ino)
+				}
+				from = d.Next
+			}
+		}
+	}
+	return names
+}
+
+// BenchmarkList lists a tree of 20,000 files with all attributes.
+func BenchmarkList(b *testing.B) {
+	img, _ := treeImage(b, 20_000)
+	dev := openDevice(b, img)
+	b.Run("cold", func(b *testing.B) {
+		for b.Loop() {
+			list(b, openReader(b, dev))
+		}
+	})
+	b.Run("warm", func(b *testing.B) {
+		fs := openReader(b, dev)
+		for b.Loop() {
+			list(b, fs)
+		}
+	})
+}
