@@ -11,7 +11,8 @@ import (
 )
 
 // The listing is a text in the full-path form of mtree(5): the header, then one line for each
-// name, a directory before its entries and the entries of a directory ordered by their bytes.
+// name, file system by file system in the order of their paths, a directory before its entries
+// and the entries of a directory ordered by their bytes. Every file system is in it once.
 // It depends on what the guest wrote alone: not on the image's format, the machine, the time
 // or the order of reading.
 //

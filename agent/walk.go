@@ -106,9 +106,7 @@ func (w *walker) list(ctx context.Context, count *int64) error {
 	for _, b := range w.t.Backups() {
 		for _, d := range b.Disks {
 			for _, v := range d.Volumes {
-				if v.FileSystem != nil {
-					roots = append(roots, v.Path)
-				}
+				roots = append(roots, v.Roots()...)
 			}
 		}
 	}
@@ -124,8 +122,8 @@ func (w *walker) list(ctx context.Context, count *int64) error {
 	return nil
 }
 
-// descend emits root and everything below it: a directory before its entries, the entries of a
-// directory by name, byte by byte.
+// descend emits root and everything below it in the same file system: a directory before its
+// entries, the entries of a directory by name, byte by byte.
 func (w *walker) descend(ctx context.Context, root *object) error {
 	stack := []*object{root}
 	for len(stack) > 0 {
@@ -156,7 +154,8 @@ func (w *walker) descend(ctx context.Context, root *object) error {
 	return nil
 }
 
-// entries lists a directory, sorted. With an error it returns what was listed before.
+// entries lists a directory, sorted, without what is mounted there: that is a root of its own,
+// or one shown a second time. With an error it returns what was listed before.
 func (w *walker) entries(dir *object) ([]*object, error) {
 	var all []*object
 	batch := make([]fsys.Dirent, listBatch)
@@ -168,7 +167,9 @@ func (w *walker) entries(dir *object) ([]*object, error) {
 			if o.node, ok = w.t.ByID(uint64(e.Ino)); !ok {
 				o.err = fmt.Errorf("inode %d: %w", e.Ino, fsys.ErrCorrupt)
 			}
-			all = append(all, o)
+			if o.err != nil || w.t.SameFS(dir.node, o.node) {
+				all = append(all, o)
+			}
 			from = e.Next
 		}
 		if err == nil && k == 0 {

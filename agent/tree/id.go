@@ -23,10 +23,12 @@ const (
 const maxFS = 1 << (64 - inoBits)
 
 // ID returns the number of n: never 0, 1 for the root, constant for the same input.
-func (t *Tree) ID(n Node) uint64 {
+func (t *Tree) ID(n Node) uint64 { return t.cur.Load().id(n) }
+
+func (tab *table) id(n Node) uint64 {
 	low := uint64(n.ino)
 	if low >= bigMarker {
-		low = bigMarker | t.mounts[n.fs].big.row(n.ino)
+		low = bigMarker | tab.mounts[n.fs].big.row(n.ino)
 	}
 	return uint64(n.fs)<<inoBits | low
 }
@@ -35,11 +37,12 @@ func (t *Tree) ID(n Node) uint64 {
 // answer does not say that the object exists.
 func (t *Tree) ByID(id uint64) (Node, bool) {
 	n := Node{fs: uint16(id >> inoBits), ino: fsys.Ino(id & (1<<inoBits - 1))}
-	if int(n.fs) >= len(t.mounts) || n.ino == 0 {
+	m, err := t.cur.Load().at(n)
+	if err != nil || n.ino == 0 {
 		return Node{}, false
 	}
 	if n.ino&bigMarker != 0 {
-		ino, ok := t.mounts[n.fs].big.ino(uint64(n.ino) &^ bigMarker)
+		ino, ok := m.big.ino(uint64(n.ino) &^ bigMarker)
 		return Node{n.fs, ino}, ok
 	}
 	return n, true

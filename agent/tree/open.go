@@ -7,7 +7,6 @@ import (
 	"regexp"
 	"runtime"
 	"sort"
-	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -81,177 +80,215 @@ func (c Config) validate() error {
 	return nil
 }
 
-// openedDisk is a disk with its volumes, before it has a place in the tree.
-type openedDisk struct {
-	disk   Disk
-	report DiskReport
-	mtime  time.Time
-	vols   []fsys.FS // parallel to report.Volumes; nil: not a file system that can be read
+// backup is a Backup with everything that was found on its disks. Only boot and the place
+// numbers change after New; both have Tree.mu or their own lock.
+type backup struct {
+	Backup
+	disks   []*openedDisk // sorted by name
+	groups  []volume.Group
+	boot    *boot // nil: nothing is left to the fallback
+	places  places
+	found   []*content     // by the fallback; empty before its boot
+	refused []engine.Found // what it found and cannot show
 }
 
-type openedBackup struct {
-	backup Backup
-	disks  []*openedDisk // sorted by name
+// openedDisk is a disk with its volumes, before it has a place in the tree.
+type openedDisk struct {
+	disk  Disk
+	order int // in Backup.Disks: the order in which the VM has its disks
+	mtime time.Time
+	table *volume.Table // nil where the image could not be opened
+	vols  []*openedVolume
+}
+
+// openedVolume is a volume and what the engines say of it.
+type openedVolume struct {
+	volume.Volume
+	content *content         // what a native engine reads; nil: none does
+	sig     engine.Signature // where content is nil
+	err     error            // likewise
+	left    bool             // to the fallback: it may hold files
+	took    time.Duration
+}
+
+// content is a file system and what composing a backup needs to know of it.
+type content struct {
+	fs     fsys.FS
+	engine string
+	label  string
+	uuid   string
+	system *OperatingSystem  // nil: none is installed here
+	fstab  []fstabEntry      // of system
+	crypt  map[string]string // of crypttab: what is behind a name in /dev/mapper
+	notes  []string          // about fstab
+
+	// Of the fallback's.
+	found     engine.Found
+	subvolume string // path of a btrfs subvolume; empty: all of it
+	subvolID  uint64
+	usual     bool // what a mount without options shows
+}
+
+// contents are all file systems that were opened.
+func (b *backup) contents() []*content {
+	var all []*content
+	for _, d := range b.disks {
+		for _, v := range d.vols {
+			if v.content != nil {
+				all = append(all, v.content)
+			}
+		}
+	}
+	return append(all, b.found...)
 }
 
 // openAll finds and opens every file system, a few at a time; the result is sorted by backup
 // and disk. Only ctx ends it with an error; then all that was opened is closed.
-func openAll(ctx context.Context, cfg Config) ([]openedBackup, error) {
-	out := make([]openedBackup, len(cfg.Backups))
+func openAll(ctx context.Context, cfg Config) ([]*backup, error) {
+	out := make([]*backup, len(cfg.Backups))
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(max(2, runtime.GOMAXPROCS(0)))
 	for i, b := range cfg.Backups {
-		out[i].backup = b
-		scan := scanBackup(b)
-		for _, d := range b.Disks {
-			od := &openedDisk{disk: d, mtime: b.Timestamp}
-			if od.mtime.IsZero() {
-				od.mtime = d.ModTime
-			}
-			out[i].disks = append(out[i].disks, od)
+		disks := readable(b)
+		scan := volume.Scan(disks)
+		ob := &backup{Backup: b, groups: scan.Groups}
+		out[i] = ob
+		for order, d := range b.Disks {
+			ob.disks = append(ob.disks, openDisk(b, d, order, scan))
+		}
+		for _, d := range ob.disks {
 			g.Go(func() error {
-				if ctx.Err() == nil {
-					od.open(scan, cfg.Engines)
+				for _, v := range d.vols {
+					if ctx.Err() == nil {
+						v.open(cfg.Engines)
+					}
 				}
 				return ctx.Err()
 			})
 		}
-		sort.Slice(out[i].disks, func(a, c int) bool { return out[i].disks[a].disk.Name < out[i].disks[c].disk.Name })
+		sort.Slice(ob.disks, func(a, c int) bool { return ob.disks[a].disk.Name < ob.disks[c].disk.Name })
 	}
 	if err := g.Wait(); err != nil {
 		for _, b := range out {
-			for _, d := range b.disks {
-				for _, v := range d.vols {
-					if v != nil {
-						_ = v.Close()
-					}
-				}
+			for _, c := range b.contents() {
+				_ = c.fs.Close()
 			}
 		}
 		return nil, err
 	}
-	sort.Slice(out, func(i, j int) bool { return out[i].backup.Name < out[j].backup.Name })
+	for _, b := range out {
+		if cfg.Fallback != nil && b.leaves() {
+			b.boot = newBoot(cfg.Fallback.Name(), cfg.Fallback.Backup(b.Name, readable(b.Backup)))
+		}
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })
 	return out, nil
 }
 
-// scanBackup looks for volumes on all disks of a backup at once, since one volume may span several.
-func scanBackup(b Backup) volume.Result {
+// readable are the disks whose images could be opened. A volume may span several, so all of a
+// backup are looked at together.
+func readable(b Backup) []volume.Disk {
 	var disks []volume.Disk
 	for _, d := range b.Disks {
 		if d.Reader != nil {
 			disks = append(disks, volume.Disk{Name: d.Name, Reader: d.Reader})
 		}
 	}
-	return volume.Scan(disks)
+	return disks
 }
 
-// open fills the disk's report and opens its volumes.
-func (d *openedDisk) open(scan volume.Result, engines []engine.Engine) {
-	d.report = DiskReport{Name: d.disk.Name, Source: d.disk.Source, Format: d.disk.Format, Volumes: []VolumeReport{}}
-	if d.disk.Err != nil {
-		d.report.State = StateUnreadable
-		d.report.Error = d.disk.Err.Error()
-		d.report.Advice = "Check that the image is complete and of the stated format."
-		return
-	}
-	d.report.VirtualSize = d.disk.Reader.Size()
-	for _, t := range scan.Tables {
-		if t.Disk != d.disk.Name {
-			continue
+// leaves tells whether something is left to the fallback.
+func (b *backup) leaves() bool {
+	for _, d := range b.disks {
+		for _, v := range d.vols {
+			if v.left {
+				return true
+			}
 		}
-		d.report.Table = &TableReport{Scheme: t.Scheme, SectorSize: t.SectorSize, ID: t.ID}
-		d.report.Warnings = append(d.report.Warnings, t.Warnings...)
-		if t.Err != nil {
-			d.report.Error = t.Err.Error()
-			d.report.Advice = "The partition table cannot be used. The whole disk is under /disks for recovery tools; try another backup."
+	}
+	return false
+}
+
+// openDisk takes what the scan found on a disk.
+func openDisk(b Backup, d Disk, order int, scan volume.Result) *openedDisk {
+	od := &openedDisk{disk: d, order: order, mtime: b.Timestamp}
+	if od.mtime.IsZero() {
+		od.mtime = d.ModTime
+	}
+	for _, t := range scan.Tables {
+		if t.Disk == d.Name {
+			od.table = &t
 		}
 	}
 	for _, v := range scan.Volumes {
-		if v.Disk == d.disk.Name {
-			r, o := openVolume(v, engines)
-			d.report.Volumes = append(d.report.Volumes, r)
-			d.vols = append(d.vols, o)
+		if home(b, v) == d.Name {
+			od.vols = append(od.vols, &openedVolume{Volume: v})
 		}
 	}
-	d.report.State = d.state()
-	if d.report.State == StateUnreadable && d.report.Error == "" {
-		d.explain()
-	}
+	return od
 }
 
-// state judges the disk by its file systems: what holds none (swap, boot loader, empty) does not count.
-func (d *openedDisk) state() State {
-	good, bad := 0, 0
-	for i, v := range d.vols {
-		switch {
-		case v != nil:
-			good++
-		case d.report.Volumes[i].Error != "":
-			bad++
+// home is the disk that a volume is shown with: the one it is on, or the backup's first where
+// none of its disks is there.
+func home(b Backup, v volume.Volume) string {
+	names := []string{v.Disk}
+	if v.LV != nil {
+		names = append(names, v.LV.Disks...)
+	}
+	for _, n := range names {
+		for _, d := range b.Disks {
+			if d.Name == n {
+				return n
+			}
 		}
 	}
+	if len(b.Disks) > 0 {
+		return b.Disks[0].Name
+	}
+	return ""
+}
+
+// open asks the engines for the volume's file system.
+func (v *openedVolume) open(engines []engine.Engine) {
 	switch {
-	case good > 0 && bad == 0 && d.report.Error == "":
-		return StateReadable
-	case good > 0:
-		return StatePartial
-	}
-	return StateUnreadable
-}
-
-// explain says why no file system is served, from what the volumes hold.
-func (d *openedDisk) explain() {
-	var why []string
-	for _, v := range d.report.Volumes {
-		if v.Error != "" {
-			why = append(why, v.Name+": "+v.Error)
-			d.report.Advice = v.Advice
-		} else {
-			why = append(why, v.Name+" holds "+v.Content)
-		}
-	}
-	if len(why) == 0 {
-		why = []string{"nothing that is known was found on it"}
-	}
-	d.report.Error = "no file system that can be served: " + strings.Join(why, "; ")
-	if d.report.Advice == "" {
-		d.report.Advice = "The whole disk is under /disks for other tools."
-	}
-}
-
-// openVolume asks the engines for the volume's file system.
-func openVolume(v volume.Volume, engines []engine.Engine) (VolumeReport, fsys.FS) {
-	r := VolumeReport{
-		Name: v.Name, Label: v.Label, UUID: v.UUID, Type: v.Type, TypeName: v.TypeName,
-		Start: v.Start, Size: v.Size(),
+	case v.Err != nil:
+		v.err = v.Err
+		v.left = errors.Is(v.Err, fsys.ErrUnsupported) && !errors.Is(v.Err, fsys.ErrCorrupt)
+		return
+	case v.Reader == nil:
+		v.err = errors.New("the volume cannot be addressed")
+		return
+	case v.Group != "":
+		v.sig = engine.Signature{Kind: engine.KindContainer, Type: "LVM2_member"}
+		return
 	}
 	start := time.Now()
-	o, err := engine.Open(v, engines)
-	r.OpenTime = time.Since(start)
+	o, err := engine.Open(v.Volume, engines)
+	v.took = time.Since(start)
 	if err == nil {
 		info := o.Info()
-		r.Content = info.Type
-		r.FileSystem = &FileSystemReport{
-			Type: info.Type, Engine: o.Engine, Label: info.Label, UUID: info.UUID, BlockSize: info.BlockSize,
-			Total: info.Total, Used: info.Total - min(info.Free, info.Total), Files: info.Files, FreeFiles: info.FreeFiles,
-			Journal: info.Journal, Warnings: info.Warnings,
-		}
-		return r, o.FS
+		v.content = &content{fs: o.FS, engine: o.Engine, label: info.Label, uuid: info.UUID}
+		return
 	}
-	var sig engine.Signature
 	if u := (*engine.UnsupportedError)(nil); errors.As(err, &u) {
-		sig = u.Signature
+		v.sig = u.Signature
 	} else {
-		sig = engine.Identify(v)
+		v.sig = engine.Identify(v.Volume)
 	}
-	r.Content = describe(sig)
 	// Swap space, an empty partition or a boot loader is not a failure: there are no files.
-	hasFiles := sig.Kind == engine.KindFilesystem || sig.Kind == engine.KindContainer
+	hasFiles := v.sig.Kind == engine.KindFilesystem || v.sig.Kind == engine.KindContainer
 	if hasFiles || !errors.Is(err, fsys.ErrNotRecognized) {
-		r.Error = err.Error()
-		r.Advice = KindOf(err).Advice()
+		v.err = err
+		v.left = errors.Is(err, fsys.ErrUnsupported) && !errors.Is(err, fsys.ErrCorrupt)
 	}
-	return r, nil
+}
+
+// size is the volume's length in bytes, 0 where it cannot be addressed.
+func (v *openedVolume) size() int64 {
+	if v.Reader == nil {
+		return 0
+	}
+	return v.Size()
 }
 
 // describe names a volume's content in a word or two.

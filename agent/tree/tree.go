@@ -1,7 +1,7 @@
 // Package tree is the one read-only name space of a session: the backups' file systems joined
 // under /backups, whole disks under /disks, /restores links, and what is known about each disk.
 //
-//	/backups/<backup>/<disk>/...         the file system of a disk
+//	/backups/<backup>/<disk>/...         the file system of a disk, composed as its guest mounts it
 //	/backups/<backup>/<disk>@<volume>/   a further file system of that disk
 //	/restores/<date>/<backup>/<vm>       -> ../../../backups/<backup>
 //	/disks/<backup>/<disk>.raw           the disk's bytes as the guest sees them
@@ -9,18 +9,25 @@
 //
 // All front ends (FUSE, SFTP, HTTPS) are thin views of it. Non-goals: no protocol, no
 // permission checks (whoever has the session's credentials may read all of it), no writing.
-// Invariants: a Tree is immutable once New returned and safe for concurrent use; node ids are
-// unique in it and the same for the same input; no path and no link leads out of it; a panic
+//
+// Invariants: a Tree is safe for concurrent use. A node that was handed out keeps its ID and
+// its meaning; IDs are unique and the same for the same input. Every directory has one path: a
+// file system that is shown a second time has nodes of its own there (see Alias). No path and
+// no link leads out of the tree, and no file system of one backup into another backup. A panic
 // of an engine becomes an error and is counted.
+//
+// What no native engine reads is left to Config.Fallback, whose system boots when somebody
+// first lists, or looks a name up in, a folder that depends on it; that call waits. The backup
+// is then composed again in a new table, which replaces the old one at once.
 package tree
 
 import (
 	"context"
-	"fmt"
 	"io"
-	iofs "io/fs"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
+	"time"
 
 	"vmfr/agent/cache"
 	"vmfr/agent/engine"
@@ -33,25 +40,37 @@ type Config struct {
 	Backups []Backup
 	Engines []engine.Engine
 	Version string // of the program, for METADATA.json
+
+	// Fallback reads what no engine of Engines does; nil: nothing does.
+	Fallback engine.Fallback
+	// BootLimit bounds one boot of the fallback's system; 0: five minutes.
+	BootLimit time.Duration
+	// RetryAfter is how long a boot that failed is not tried again; 0: one minute.
+	RetryAfter time.Duration
 }
+
+const (
+	defaultBootLimit  = 5 * time.Minute
+	defaultRetryAfter = time.Minute
+)
 
 // Tree is a session's name space.
 type Tree struct {
-	mounts []mounted      // index: Node.fs; 0 is the static file system
-	over   map[Node]Node  // mount points: the covered node -> the root that covers it
-	report []BackupReport // sorted by name
+	cfg     Config
+	now     func() time.Time
+	ctx     context.Context // ends the boots
+	end     context.CancelFunc
+	cur     atomic.Pointer[table]
+	backups []*backup // sorted by name
+	texts   texts
+
+	mu     sync.Mutex // one change of cur at a time
+	next   int        // the first file-system index that nobody has
+	closed bool
+
 	panics atomic.Uint64
 	errs   [kinds]atomic.Uint64
 	opens  atomic.Uint64
-}
-
-// mounted is one file system in the tree.
-type mounted struct {
-	fs      fsys.FS
-	root    Node // where absolute links of this file system start
-	guest   bool // a guest's file system, whose links stay below root
-	covered bool // some directory of it is a mount point
-	big     *bigInodes
 }
 
 // Node is one object of the tree. Nodes are comparable; equal nodes are one object (hard links).
@@ -61,92 +80,90 @@ type Node struct {
 }
 
 // New opens every disk of cfg and joins the tree. A disk that cannot be read is part of the
-// tree as an explanation, never an error; errors are bad names, duplicates, or ctx's end.
+// tree as an explanation, never an error; errors are bad names, duplicates, or ctx's end. When
+// ctx ends later, the fallback's boots end with it.
 func New(ctx context.Context, cfg Config) (*Tree, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	opened, err := openAll(ctx, cfg)
+	if cfg.BootLimit <= 0 {
+		cfg.BootLimit = defaultBootLimit
+	}
+	if cfg.RetryAfter <= 0 {
+		cfg.RetryAfter = defaultRetryAfter
+	}
+	backups, err := openAll(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
-	return assemble(cfg, opened)
+	t := &Tree{cfg: cfg, now: time.Now, backups: backups}
+	t.ctx, t.end = context.WithCancel(ctx)
+	if err := t.assemble(); err != nil {
+		_ = t.Close()
+		return nil, err
+	}
+	return t, nil
 }
 
 // Root is the tree's root directory. Its ID is 1.
-func (t *Tree) Root() Node { return t.mounts[0].root }
+func (t *Tree) Root() Node { return Node{0, 1} }
 
-// Backups tells what was found on each disk. The result is shared and must not be changed.
-func (t *Tree) Backups() []BackupReport { return t.report }
+// Backups tells what was found on each disk, as of now. The result is shared and must not be changed.
+func (t *Tree) Backups() []BackupReport { return t.reports(t.cur.Load()) }
 
-// Close closes the file systems. No other call may be under way or follow.
+// Close ends the fallback's systems and closes the file systems. No other call may be under
+// way or follow.
 func (t *Tree) Close() error {
+	t.end()
+	t.mu.Lock()
+	t.closed = true
+	t.mu.Unlock()
 	var first error
-	for _, m := range t.mounts {
-		if err := m.fs.Close(); err != nil && first == nil {
+	keep := func(err error) {
+		if err != nil && first == nil {
 			first = err
+		}
+	}
+	for _, b := range t.backups {
+		keep(b.boot.close())
+		for _, c := range b.contents() {
+			keep(c.fs.Close())
 		}
 	}
 	return first
 }
 
 // Lookup finds name in directory n. "." and ".." are not names here: paths belong to Resolve.
-func (t *Tree) Lookup(n Node, name string) (_ Node, err error) {
-	defer t.guard("lookup", n, &err)
-	m, err := t.at(n)
+// It waits for a boot where n is Volatile.
+func (t *Tree) Lookup(n Node, name string) (Node, error) {
+	tab, err := t.ready(n)
 	if err != nil {
 		return Node{}, err
 	}
-	ino, err := m.fs.Lookup(n.ino, name)
-	if err != nil {
-		return Node{}, err
-	}
-	return t.cross(m, Node{n.fs, ino}), nil
+	return tab.Lookup(n, name)
 }
 
 // Attr tells what stat(2) tells; Ino is the node's ID.
-func (t *Tree) Attr(n Node) (a fsys.Attr, err error) {
-	defer t.guard("stat", n, &err)
-	m, err := t.at(n)
-	if err != nil {
-		return fsys.Attr{}, err
-	}
-	if a, err = m.fs.Stat(n.ino); err != nil {
-		return fsys.Attr{}, err
-	}
-	a.Ino = fsys.Ino(t.ID(n))
-	return a, nil
-}
+func (t *Tree) Attr(n Node) (fsys.Attr, error) { return t.cur.Load().Attr(n) }
 
 // ReadDir lists directory n as fsys.FS.ReadDir does; each Dirent.Ino is the ID of the node
-// that Lookup of that name gives.
-func (t *Tree) ReadDir(n Node, from fsys.Cookie, out []fsys.Dirent) (k int, err error) {
-	defer t.guard("list", n, &err)
-	m, err := t.at(n)
+// that Lookup of that name gives. It waits for a boot where n is Volatile.
+func (t *Tree) ReadDir(n Node, from fsys.Cookie, out []fsys.Dirent) (int, error) {
+	tab, err := t.ready(n)
 	if err != nil {
 		return 0, err
 	}
-	k, err = m.fs.ReadDir(n.ino, from, out)
-	for i := range out[:k] {
-		out[i].Ino = fsys.Ino(t.ID(t.cross(m, Node{n.fs, out[i].Ino})))
-	}
-	return k, err
+	return tab.ReadDir(n, from, out)
 }
 
 // Readlink returns the target of a symbolic link as it is recorded.
-func (t *Tree) Readlink(n Node) (target string, err error) {
-	defer t.guard("readlink", n, &err)
-	m, err := t.at(n)
-	if err != nil {
-		return "", err
-	}
-	return m.fs.Readlink(n.ino)
-}
+func (t *Tree) Readlink(n Node) (string, error) { return t.cur.Load().Readlink(n) }
 
 // Xattrs returns the extended attributes; none where the file system has no such thing.
 func (t *Tree) Xattrs(n Node) (xs map[string][]byte, err error) {
+	tab := t.cur.Load()
 	defer t.guard("xattrs", n, &err)
-	m, err := t.at(n)
+	m, err := tab.at(n)
 	if err != nil {
 		return nil, err
 	}
@@ -154,13 +171,13 @@ func (t *Tree) Xattrs(n Node) (xs map[string][]byte, err error) {
 	if !ok {
 		return nil, nil
 	}
-	return x.Xattrs(n.ino)
+	return x.Xattrs(m.ino(n.ino))
 }
 
 // Info describes the file system that n lies in; static tells that it is one of the tree's own
 // directories.
 func (t *Tree) Info(n Node) (info fsys.Info, static bool, err error) {
-	m, err := t.at(n)
+	m, err := t.cur.Load().at(n)
 	if err != nil {
 		return fsys.Info{}, false, err
 	}
@@ -169,18 +186,24 @@ func (t *Tree) Info(n Node) (info fsys.Info, static bool, err error) {
 
 // Open returns the bytes of a regular file. The File needs no closing and is valid until the
 // tree is closed.
-func (t *Tree) Open(n Node) (f *File, err error) {
-	defer t.guard("open", n, &err)
-	m, err := t.at(n)
-	if err != nil {
-		return nil, err
-	}
-	r, err := m.fs.Open(n.ino)
+func (t *Tree) Open(n Node) (*File, error) {
+	r, err := t.cur.Load().open(n)
 	if err != nil {
 		return nil, err
 	}
 	t.opens.Add(1)
 	return &File{t: t, n: n, r: r}, nil
+}
+
+// SameFS tells whether a and b lie in one appearance of one file system: an entry of a
+// directory for which it is false is a mount point.
+func (t *Tree) SameFS(a, b Node) bool { return a.fs == b.fs }
+
+// Alias tells that n lies in a file system that is shown at another place of the same backup,
+// too, and that the other place is the one for whoever visits every file once.
+func (t *Tree) Alias(n Node) bool {
+	m, err := t.cur.Load().at(n)
+	return err == nil && m.alias
 }
 
 // File is an open regular file: an extent.Reader whose panics and errors the tree counts.
@@ -207,32 +230,16 @@ func (f *File) Extent(off, max int64) (x extent.Extent, err error) {
 	return f.r.Extent(off, max)
 }
 
-// at returns the mounted file system of n.
-func (t *Tree) at(n Node) (*mounted, error) {
-	if int(n.fs) >= len(t.mounts) {
-		return nil, fmt.Errorf("file system %d: %w", n.fs, iofs.ErrNotExist)
-	}
-	return &t.mounts[n.fs], nil
-}
-
-// cross follows a mount point from the covered node to the root that covers it.
-func (t *Tree) cross(m *mounted, n Node) Node {
-	if m.covered {
-		if over, ok := t.over[n]; ok {
-			return over
-		}
-	}
-	return n
-}
-
 // guard is the last net under the engines: it turns a panic into a counted error and counts
 // errors by kind. It must be deferred directly.
-func (t *Tree) guard(op string, n Node, err *error) {
-	if p := recover(); p != nil {
+func (t *Tree) guard(op string, n Node, err *error) { t.caught(recover(), false, op, n, err) }
+
+func (t *Tree) caught(p any, quiet bool, op string, n Node, err *error) {
+	if p != nil {
 		t.panics.Add(1)
 		*err = &PanicError{Op: op, Node: n, Value: p, Stack: debug.Stack()}
 	}
-	if *err != nil && *err != io.EOF {
+	if *err != nil && *err != io.EOF && !quiet {
 		t.errs[KindOf(*err)].Add(1)
 	}
 }
@@ -252,7 +259,10 @@ func (t *Tree) Stats() Stats {
 	for k := range kinds {
 		s.Errors[k.String()] = t.errs[k].Load()
 	}
-	for _, m := range t.mounts {
+	for _, m := range t.cur.Load().mounts {
+		if m == nil || m.alias {
+			continue
+		}
 		if c, ok := m.fs.(fsys.CacheStatser); ok {
 			x := c.CacheStats()
 			s.Metadata.Hits += x.Hits

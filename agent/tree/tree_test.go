@@ -210,7 +210,7 @@ func (wildReader) Extent(int64, int64) (extent.Extent, error) { panic("extent") 
 func TestPanicsBecomeErrors(t *testing.T) {
 	tr := newTree(t, stub{"w": func() (fsys.FS, error) { return labelled{guestFS(nil), "", 0}, nil }},
 		Backup{Name: "b", Disks: []Disk{disk("d", "w")}})
-	tr.mounts[1].fs = wild{labelled{guestFS(nil), "", 0}}
+	tr.cur.Load().mounts[1].fs = wild{labelled{guestFS(nil), "", 0}}
 	n, err := tr.Resolve("/backups/b/d", true)
 	if err != nil {
 		t.Fatal(err)

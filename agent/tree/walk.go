@@ -20,19 +20,35 @@ const (
 // ".." stays there, as it would in the guest. ".." that the caller wrote may climb up to the
 // tree's root. Errors are those of Lookup, ErrLoop and ErrNameTooLong.
 func (t *Tree) Resolve(path string, follow bool) (Node, error) {
-	w := walk{t: t, stack: []Node{t.Root()}}
+	w := walk{space: t, stack: []Node{t.Root()}}
 	if err := w.run(path, follow); err != nil {
 		return Node{}, fmt.Errorf("%q: %w", path, err)
 	}
 	return w.top(), nil
 }
 
+// space is where a walk goes: a tree, or a table that is being made.
+type space interface {
+	Lookup(dir Node, name string) (Node, error)
+	Attr(Node) (fsys.Attr, error)
+	Readlink(Node) (string, error)
+	linkRoot(Node) Node
+}
+
+var (
+	_ space = (*Tree)(nil)
+	_ space = (*table)(nil)
+)
+
+func (t *Tree) linkRoot(n Node) Node { return t.cur.Load().linkRoot(n) }
+
 // walk is the state of one path walk: the stack holds the nodes from the root to the current
 // one, so ".." needs no parent pointers, which engines do not have.
 type walk struct {
-	t     *Tree
+	space
 	stack []Node
-	todo  []part // innermost link last
+	names []string // of stack[1:], without the links that were followed
+	todo  []part   // innermost link last
 	links int
 	bytes int
 }
@@ -61,20 +77,23 @@ func (w *walk) run(path string, follow bool) error {
 				return err
 			}
 			if name == ".." && len(w.stack) > floor {
-				w.stack = w.stack[:len(w.stack)-1]
+				w.cut(len(w.stack) - 1)
 			}
 			continue
 		}
-		n, err := w.t.Lookup(w.top(), name)
+		n, err := w.Lookup(w.top(), name)
 		if err != nil {
 			return err
 		}
-		if err := w.enter(n, follow || len(w.todo) > 0, floor); err != nil {
+		if err := w.enter(n, name, follow || len(w.todo) > 0, floor); err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+// cut makes an ancestor the current node.
+func (w *walk) cut(height int) { w.stack, w.names = w.stack[:height], w.names[:height-1] }
 
 // push adds a path to be walked before what is left. Its length counts towards MaxPath.
 func (w *walk) push(path string, floor int) {
@@ -100,23 +119,23 @@ func (w *walk) next() (string, int) {
 }
 
 // enter makes n the current node or, where it is a link to be followed, replaces it by its target.
-func (w *walk) enter(n Node, follow bool, floor int) error {
+func (w *walk) enter(n Node, name string, follow bool, floor int) error {
 	if !follow {
-		w.stack = append(w.stack, n)
+		w.stack, w.names = append(w.stack, n), append(w.names, name)
 		return nil
 	}
-	a, err := w.t.Attr(n)
+	a, err := w.Attr(n)
 	if err != nil {
 		return err
 	}
 	if !a.IsSymlink() {
-		w.stack = append(w.stack, n)
+		w.stack, w.names = append(w.stack, n), append(w.names, name)
 		return nil
 	}
 	if w.links++; w.links > MaxLinks {
 		return ErrLoop
 	}
-	target, err := w.t.Readlink(n)
+	target, err := w.Readlink(n)
 	if err != nil {
 		return err
 	}
@@ -125,7 +144,7 @@ func (w *walk) enter(n Node, follow bool, floor int) error {
 	}
 	base := w.base(n)
 	if target[0] == '/' {
-		w.stack = w.stack[:base]
+		w.cut(base)
 	}
 	w.push(target, max(floor, base))
 	return nil
@@ -134,7 +153,7 @@ func (w *walk) enter(n Node, follow bool, floor int) error {
 // base is the height of the stack whose top is the root at which absolute links of n's file
 // system start.
 func (w *walk) base(n Node) int {
-	root := w.t.mounts[n.fs].root
+	root := w.linkRoot(n)
 	for i, s := range w.stack {
 		if s == root {
 			return i + 1
@@ -144,7 +163,7 @@ func (w *walk) base(n Node) int {
 }
 
 func (w *walk) mustBeDir() error {
-	a, err := w.t.Attr(w.top())
+	a, err := w.Attr(w.top())
 	if err != nil {
 		return err
 	}
