@@ -19,6 +19,8 @@ require (
 	golang.org/x/sync v0.24.0
 	golang.org/x/sys v0.49.0
 	golang.org/x/time v0.16.0
+	libguestfs.org/guestfs v0.0.0
+	mvdan.cc/sh/v3 v3.12.0
 )
 
 require (
@@ -32,5 +34,9 @@ require (
 	github.com/prometheus/client_model v0.6.3 // indirect
 	github.com/prometheus/common v0.72.0 // indirect
 	github.com/prometheus/procfs v0.22.0 // indirect
+	golang.org/x/text v0.43.0 // indirect
 	google.golang.org/protobuf v1.36.12 // indirect
 )
+
+// libguestfs' binding is generated for the installed library; see agent/guestfs/binding.
+replace libguestfs.org/guestfs => ./agent/guestfs/binding
