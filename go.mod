@@ -19,7 +19,6 @@ require (
 	golang.org/x/sync v0.24.0
 	golang.org/x/sys v0.49.0
 	golang.org/x/time v0.16.0
-	libguestfs.org/guestfs v0.0.0
 	mvdan.cc/sh/v3 v3.12.0
 )
 
@@ -37,6 +36,3 @@ require (
 	golang.org/x/text v0.43.0 // indirect
 	google.golang.org/protobuf v1.36.12 // indirect
 )
-
-// libguestfs' binding is generated for the installed library; see agent/guestfs/binding.
-replace libguestfs.org/guestfs => ./agent/guestfs/binding
