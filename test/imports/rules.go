@@ -160,7 +160,17 @@ func peer(l layer, from, to string) bool {
 		}
 	}
 	// A package and its own folders are one room.
-	return strings.HasPrefix(to, from+"/") || l.name == "front ends" && strings.HasPrefix(from, to+"/")
+	return strings.HasPrefix(to, from+"/") || l.name == "front ends" && room(l, from) == room(l, to)
+}
+
+// room is the pattern that names a package in its layer.
+func room(l layer, path string) string {
+	for _, pattern := range l.packages {
+		if matches(pattern, path) {
+			return pattern
+		}
+	}
+	return ""
 }
 
 func oneOf(s string, list []string) bool {
