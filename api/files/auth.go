@@ -5,9 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"net"
-	"net/http"
 	"net/netip"
-	"strconv"
 	"sync"
 	"time"
 
@@ -136,26 +134,4 @@ func clientOf(remote string) netip.Prefix {
 	}
 	p, _ := ip.Prefix(bits) // bits fit the address
 	return p
-}
-
-// authenticate tells whether the request may go on; if not, it is answered.
-func (h *handler) authenticate(w *response, r *http.Request) bool {
-	user, password, ok := r.BasicAuth()
-	if ok {
-		switch h.gate.check(clientOf(r.RemoteAddr), user, password) {
-		case granted:
-			return true
-		case limited:
-			w.Header().Set("Retry-After", strconv.Itoa(int(addrEvery/time.Second)))
-			h.refuse(w, r, http.StatusTooManyRequests, "too_many_failures", "Too many wrong passwords came from this address.",
-				"Wait a few seconds, then use the password of this session.")
-			return false
-		case wrong:
-			h.cfg.wait(r.Context(), failureDelay)
-		}
-	}
-	w.Header().Set("WWW-Authenticate", `Basic realm="vmfr backups", charset="UTF-8"`)
-	h.refuse(w, r, http.StatusUnauthorized, "unauthorized", "A user name and the password of this session are needed.",
-		"With curl: -u USER:PASSWORD; the password is in the session's password file or Secret.")
-	return false
 }

@@ -8,11 +8,13 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
+	"vmfr/agent/audit"
 	"vmfr/agent/extent"
 	"vmfr/agent/fsys"
 	"vmfr/agent/tree"
@@ -22,11 +24,12 @@ import (
 // asks for, few enough that part headers cannot outweigh the content.
 const maxRanges = 64
 
-// content answers with the bytes of a file. Ranges and conditions are net/http's; what is
-// added here: an error before the first byte is an answer of its own, a later one breaks the
-// connection.
-func (h *handler) content(w *response, r *http.Request, names []string, n tree.Node, a fsys.Attr) {
-	f, err := h.tree.Open(n)
+// content answers with the bytes of a file or, with ?stream=, of one of its named streams.
+// Ranges and conditions are net/http's; what is added here: an error before the first byte is
+// an answer of its own, a later one breaks the connection.
+func (h *handler) content(w *response, r *http.Request, names []string, n tree.Node, a fsys.Attr, q url.Values) {
+	stream := q.Get("stream")
+	f, err := h.open(n, stream)
 	h.cfg.Counters.Count(tree.OpOpen)
 	if err != nil {
 		h.fail(w, r, err)
@@ -40,27 +43,75 @@ func (h *handler) content(w *response, r *http.Request, names []string, n tree.N
 		h.fail(w, r, err)
 		return
 	}
+	if stream != "" {
+		sum := sha256.Sum256([]byte(stream))
+		etag = etag[:len(etag)-1] + "." + base64.RawURLEncoding.EncodeToString(sum[:9]) + `"`
+	}
 	hdr := w.Header()
 	hdr.Set("ETag", etag)
 	hdr.Set("Cache-Control", revalidate)
 	mediaType, inline := typeOf(names)
+	if stream != "" {
+		mediaType, inline = binaryType, false // a stream's name says nothing about its type
+	}
 	hdr.Set("Content-Type", mediaType)
-	if !inline {
+	switch {
+	case flag(q, "download"):
+		name := "backup"
+		if len(names) > 0 {
+			name = names[len(names)-1]
+		}
+		if stream != "" {
+			name += "_" + stream
+		}
+		hdr.Set("Content-Disposition", disposition(name))
+	case !inline:
 		// No file name: the client takes the last name of the URL, which needs no quoting.
 		hdr.Set("Content-Disposition", "attachment")
 	}
-	if rg := r.Header.Get("Range"); rg != "" && !strings.HasPrefix(rg, "bytes=") {
-		r.Header.Del("Range") // an unknown unit is to be ignored (RFC 9110, 14.2); net/http refuses it
-	} else if strings.Count(rg, ",") >= maxRanges {
-		hdr.Set("Content-Range", "bytes */"+strconv.FormatInt(f.Size(), 10))
-		h.refuse(w, r, http.StatusRequestedRangeNotSatisfiable, "bad_range", fmt.Sprintf("More than %d ranges were asked for.", maxRanges), "Ask for them in several requests.")
+	if !h.rangeOf(w, r, f.Size()) {
 		return
 	}
-	src := &source{f: f}
+	record := h.cfg.Audit.Open(w.who, treeName(names, stream), f.Size())
+	defer record.Close()
+	src := &source{f: f, record: record}
 	defer src.close()
 	b := &body{h: h, w: w}
 	http.ServeContent(b, r, "", lastModified(a.Mtime, h.cfg.now()), io.NewSectionReader(src, 0, f.Size()))
 	b.finish(r)
+}
+
+// treeName is a file's path for the audit log.
+func treeName(names []string, stream string) string {
+	p := "/" + strings.Join(names, "/")
+	if stream != "" {
+		p += ":" + stream
+	}
+	return p
+}
+
+// open opens a file, or a stream of it.
+func (h *handler) open(n tree.Node, stream string) (*tree.File, error) {
+	if stream == "" {
+		return h.tree.Open(n)
+	}
+	t, ok := any(h.tree).(streamer)
+	if !ok {
+		return nil, fmt.Errorf("named streams: %w", fsys.ErrUnsupported)
+	}
+	return t.OpenStream(n, stream)
+}
+
+// rangeOf checks the Range header for net/http; false: the request is answered.
+func (h *handler) rangeOf(w *response, r *http.Request, size int64) bool {
+	if rg := r.Header.Get("Range"); rg != "" && !strings.HasPrefix(rg, "bytes=") {
+		r.Header.Del("Range") // an unknown unit is to be ignored (RFC 9110, 14.2); net/http refuses it
+	} else if strings.Count(rg, ",") >= maxRanges {
+		w.Header().Set("Content-Range", "bytes */"+strconv.FormatInt(size, 10))
+		h.refuse(w, r, http.StatusRequestedRangeNotSatisfiable, "bad_range", fmt.Sprintf("More than %d ranges were asked for.", maxRanges), "Ask for them in several requests.")
+		return false
+	}
+	return true
 }
 
 // lastModified is t where HTTP can say it: not the future (RFC 9110, 8.8.2.1), not before 1970.
@@ -89,7 +140,11 @@ func (h *handler) etag(n tree.Node, a fsys.Attr) (string, error) {
 	}
 	d.Write(b)
 	if static {
-		d.Write(h.identity[:])
+		report, err := h.report()
+		if err != nil {
+			return "", err
+		}
+		d.Write(report)
 	} else {
 		_, _ = io.WriteString(d, info.Type+"\x00"+info.UUID)
 	}
@@ -100,6 +155,7 @@ func (h *handler) etag(n tree.Node, a fsys.Attr) (string, error) {
 // for several ranges net/http reads in a goroutine that can outlive the handler.
 type source struct {
 	f      extent.Reader
+	record *audit.File
 	mu     sync.RWMutex
 	closed bool
 }
@@ -119,6 +175,16 @@ func (s *source) ReadAt(p []byte, off int64) (int, error) {
 	if s.closed {
 		return 0, errClosed
 	}
+	n, err := s.read(p, off)
+	if err == io.EOF {
+		s.record.Read(off, n, nil)
+	} else {
+		s.record.Read(off, n, err)
+	}
+	return n, err
+}
+
+func (s *source) read(p []byte, off int64) (int, error) {
 	done := 0
 	for done < len(p) {
 		x, err := s.f.Extent(off+int64(done), int64(len(p)-done))
@@ -146,6 +212,8 @@ type body struct {
 	started bool  // the status is sent
 	written int64 // bytes of the body
 	err     error // of reading the content
+
+	uncounted bool // what is read from the tree is counted elsewhere
 }
 
 var _ io.ReaderFrom = (*body)(nil)
@@ -187,7 +255,9 @@ func (b *body) ReadFrom(src io.Reader) (int64, error) {
 	for {
 		n, rerr := src.Read(buf)
 		if n > 0 {
-			b.h.cfg.Counters.Read(n)
+			if !b.uncounted {
+				b.h.cfg.Counters.Read(n)
+			}
 			b.start()
 			k, err := b.w.Write(buf[:n])
 			b.written += int64(k)

@@ -33,6 +33,20 @@ func (h *handler) openCursor(dir tree.Node, s string) (fsys.Cookie, error) {
 	return fsys.Cookie(binary.BigEndian.Uint64(b)), nil
 }
 
+// seal and unseal are cursor and openCursor for a number in a list of its own kind.
+func (h *handler) seal(dir tree.Node, kind byte, at uint64) string {
+	b := binary.BigEndian.AppendUint64(nil, at)
+	return base64.RawURLEncoding.EncodeToString(append(b, h.sign(dir, append(b, kind))...))
+}
+
+func (h *handler) unseal(dir tree.Node, kind byte, s string) (uint64, error) {
+	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
+	if err != nil || len(b) != 8+cursorMAC || !hmac.Equal(b[8:], h.sign(dir, append(b[:8:8], kind))) {
+		return 0, errCursor
+	}
+	return binary.BigEndian.Uint64(b), nil
+}
+
 func (h *handler) sign(dir tree.Node, cookie []byte) []byte {
 	m := hmac.New(sha256.New, h.key[:])
 	m.Write(binary.BigEndian.AppendUint64(nil, h.tree.ID(dir)))

@@ -110,7 +110,7 @@ func TestEveryObjectEqualsTheKernels(t *testing.T) {
 			if a := s.do(c, "GET", u+"?nofollow=1"); json.Unmarshal(a.body, &e) != nil {
 				t.Fatalf("%q: %d %s", path, a.status, a.body)
 			}
-			compare(t, path, e, want)
+			compareEntry(t, path, e, want)
 			switch want.Mode & fsys.ModeFmt {
 			case fsys.ModeRegular:
 				files++
@@ -157,7 +157,7 @@ func split(path string) []string {
 	return strings.Split(path, "/")
 }
 
-func compare(t *testing.T, path string, e entry, want fsystest.Entry) {
+func compareEntry(t *testing.T, path string, e entry, want fsystest.Entry) {
 	t.Helper()
 	got := fsystest.Entry{
 		Mode: want.Mode&fsys.ModeFmt | mode(t, e.Mode), UID: e.UID, GID: e.GID, Size: e.Size, Nlink: e.Nlink, Blocks: e.Allocated / 512,

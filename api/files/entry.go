@@ -2,6 +2,7 @@ package files
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -29,12 +30,14 @@ type entry struct {
 	TargetBytes []byte `json:"targetBytes,omitempty"`
 	Device      string `json:"device,omitempty"` // "major:minor"
 
-	// Only for a single object.
+	// For a single object, and on /api/v1/entries; attributes there only on request.
 	Atime  string            `json:"atime,omitempty"`
 	Ctime  string            `json:"ctime,omitempty"`
 	Btime  string            `json:"btime,omitempty"`
 	ETag   string            `json:"etag,omitempty"`
 	Xattrs map[string][]byte `json:"xattrs,omitempty"`
+	// Streams are the named streams of a file on NTFS, for ?stream=.
+	Streams []streamEntry `json:"streams,omitempty"`
 
 	// Error says why the rest is missing; the other entries of a listing are not affected.
 	Error *entryError `json:"error,omitempty"`
@@ -63,8 +66,25 @@ func typeName(mode uint32) string {
 	return "unknown"
 }
 
-// direntry describes the object that d names in dir, as far as it can be read.
+// entry describes an entry of the page.
+func (p *page) entry(d fsys.Dirent) entry {
+	e, n, a, ok := p.h.describe(p.dir, d)
+	if ok && p.full {
+		e.times(a)
+	}
+	if ok && p.xattrs {
+		p.h.attributes(&e, n)
+	}
+	return e
+}
+
 func (h *handler) direntry(dir tree.Node, d fsys.Dirent) entry {
+	e, _, _, _ := h.describe(dir, d)
+	return e
+}
+
+// describe tells of the object that d names in dir what can be read; false: not even its attributes.
+func (h *handler) describe(dir tree.Node, d fsys.Dirent) (entry, tree.Node, fsys.Attr, bool) {
 	// By number: by name would cost O(n) each in a folder without an index.
 	n, ok := h.tree.ByID(uint64(d.Ino))
 	var a fsys.Attr
@@ -78,9 +98,9 @@ func (h *handler) direntry(dir tree.Node, d fsys.Dirent) entry {
 	if err != nil {
 		e := entry{Type: typeName(d.Type), Inode: uint64(d.Ino), Error: describeError(err)}
 		e.Name, e.NameBytes = text(d.Name)
-		return e
+		return e, n, a, false
 	}
-	return h.entry(d.Name, n, a)
+	return h.entry(d.Name, n, a), n, a, true
 }
 
 func (h *handler) entry(name string, n tree.Node, a fsys.Attr) entry {
@@ -103,6 +123,43 @@ func (h *handler) entry(name string, n tree.Node, a fsys.Attr) entry {
 	return e
 }
 
+// streamEntry is a named stream.
+type streamEntry struct {
+	Name      string `json:"name"`
+	NameBytes []byte `json:"nameBytes,omitempty"`
+	Size      int64  `json:"size"`
+}
+
+// streamer is a tree whose files can have named streams.
+type streamer interface {
+	Streams(tree.Node) ([]fsys.Stream, error)
+	OpenStream(n tree.Node, name string) (*tree.File, error)
+}
+
+func (e *entry) times(a fsys.Attr) {
+	e.Atime, e.Ctime, e.Btime = timestamp(a.Atime), timestamp(a.Ctime), timestamp(a.Btime)
+}
+
+// attributes adds extended attributes and streams.
+func (h *handler) attributes(e *entry, n tree.Node) {
+	h.cfg.Counters.Count(tree.OpXattr)
+	var err error
+	if e.Xattrs, err = h.tree.Xattrs(n); err != nil {
+		e.Error = describeError(err)
+	}
+	if t, ok := any(h.tree).(streamer); ok {
+		list, err := t.Streams(n)
+		if err != nil && !errors.Is(err, fsys.ErrUnsupported) {
+			e.Error = describeError(err)
+		}
+		for _, s := range list {
+			se := streamEntry{Size: s.Size}
+			se.Name, se.NameBytes = text(s.Name)
+			e.Streams = append(e.Streams, se)
+		}
+	}
+}
+
 // stat answers with the attributes of one object.
 func (h *handler) stat(w *response, r *http.Request, names []string, n tree.Node, a fsys.Attr) {
 	name := ""
@@ -110,16 +167,20 @@ func (h *handler) stat(w *response, r *http.Request, names []string, n tree.Node
 		name = names[len(names)-1]
 	}
 	e := h.entry(name, n, a)
-	e.Atime, e.Ctime, e.Btime = timestamp(a.Atime), timestamp(a.Ctime), timestamp(a.Btime)
-	var err error
-	if e.Xattrs, err = h.tree.Xattrs(n); err == nil && a.IsRegular() {
-		e.ETag, err = h.etag(n, a)
+	e.times(a)
+	h.attributes(&e, n)
+	if a.IsRegular() {
+		var err error
+		if e.ETag, err = h.etag(n, a); err != nil {
+			e.Error = describeError(err)
+		}
 	}
-	h.cfg.Counters.Count(tree.OpXattr)
-	if err != nil {
-		e.Error = describeError(err)
-	}
-	b, err := json.Marshal(e)
+	h.json(w, r, e)
+}
+
+// json answers with one value.
+func (h *handler) json(w *response, r *http.Request, v any) {
+	b, err := json.Marshal(v)
 	if err != nil {
 		h.fail(w, r, err)
 		return

@@ -6,7 +6,10 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
+
+	"vmfr/agent/audit"
 )
 
 const (
@@ -45,16 +48,20 @@ type response struct {
 	http.ResponseWriter
 	rc     *http.ResponseController
 	stall  time.Duration
-	since  time.Time // when the deadline was set
+	since  atomic.Int64 // when the deadline was set, in Unix nanoseconds
 	status int
 	bytes  int64
+
+	session *session // of a cookie; nil: a program
+	who     audit.Who
 }
 
-// extend gives the client another stall to take what comes next. net/http takes the deadline
+// extend gives the client another stall to take what comes next. It may be called by whatever
+// goroutine makes progress, but never by one that only waits for the client. net/http takes the deadline
 // back when the request has ended. Setting it costs a message on HTTP/2, hence not each time.
 func (w *response) extend(now time.Time) {
-	if now.Sub(w.since) > w.stall/16 {
-		w.since = now
+	if now.UnixNano()-w.since.Load() > int64(w.stall/16) {
+		w.since.Store(now.UnixNano())
 		_ = w.rc.SetWriteDeadline(now.Add(w.stall))
 	}
 }

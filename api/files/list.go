@@ -2,6 +2,7 @@ package files
 
 import (
 	"bufio"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -46,6 +47,7 @@ func (h *handler) list(w *response, r *http.Request, names []string, n tree.Node
 		p.from = at
 	}
 	h.cfg.Counters.Count(tree.OpList)
+	defer func() { h.cfg.Audit.List(w.who, "/"+strings.Join(names, "/"), p.sent, nil) }()
 	// The first batch is read before the answer begins, so that a folder that cannot be
 	// read is an error and not a broken answer.
 	ents, err := p.next()
@@ -76,6 +78,31 @@ type page struct {
 	left int // entries that this page may still have
 	end  bool
 	buf  []fsys.Dirent
+
+	list *sortedList // set: the entries come from here, from number at on
+	key  sortKey
+	at   int
+	desc bool
+
+	full, xattrs bool // whether entries have all times, and attributes
+	sent         int64
+}
+
+// cursor is where the next page begins.
+func (p *page) cursor() string {
+	if p.list != nil {
+		return p.h.seal(p.dir, p.kind(), uint64(p.at))
+	}
+	return p.h.cursor(p.dir, p.from)
+}
+
+// kind tells the cursors of different orders apart.
+func (p *page) kind() byte {
+	k := p.key.by[0]
+	if p.desc {
+		k -= 'a' - 'A'
+	}
+	return k
 }
 
 // next returns the next batch, empty at the end of the page. The batch is valid until the
@@ -86,6 +113,21 @@ func (p *page) next() ([]fsys.Dirent, error) {
 	}
 	if p.buf == nil {
 		p.buf = make([]fsys.Dirent, min(p.left, listBatch))
+	}
+	if p.list != nil {
+		n := 0
+		for ; n < min(p.left, len(p.buf)) && p.at < len(p.list.items); n++ {
+			it := &p.list.items[p.at]
+			if p.desc {
+				it = &p.list.items[len(p.list.items)-1-p.at]
+			}
+			p.buf[n] = fsys.Dirent{Name: it.name, Ino: fsys.Ino(it.id), Type: it.kind}
+			p.at++
+		}
+		p.end = p.at == len(p.list.items)
+		p.left -= n
+		p.sent += int64(n)
+		return p.buf[:n], nil
 	}
 	n, err := p.h.tree.ReadDir(p.dir, p.from, p.buf[:min(p.left, len(p.buf))])
 	switch {
@@ -100,17 +142,30 @@ func (p *page) next() ([]fsys.Dirent, error) {
 		p.from = p.buf[n-1].Next
 	}
 	p.left -= n
+	p.sent += int64(n)
 	return p.buf[:n], nil
 }
 
 // listJSON streams {"path": ..., "entries": [...], "next": ...}.
 func (h *handler) listJSON(w io.Writer, names []string, p *page, ents []fsys.Dirent) error {
 	out := bufio.NewWriterSize(w, 16<<10)
-	head, err := json.Marshal("/" + visible(strings.Join(names, "/")))
+	path := "/" + strings.Join(names, "/")
+	if !p.full {
+		path = visible(path)
+	}
+	text, raw := text(path)
+	head, err := json.Marshal(text)
 	if err != nil {
 		return err
 	}
-	_, _ = out.WriteString(`{"path":` + string(head) + `,"entries":[`)
+	_, _ = out.WriteString(`{"path":` + string(head))
+	if raw != nil {
+		_, _ = out.WriteString(`,"pathBytes":"` + base64.StdEncoding.EncodeToString(raw) + `"`)
+	}
+	if p.list != nil {
+		_, _ = out.WriteString(`,"total":` + strconv.Itoa(len(p.list.items)))
+	}
+	_, _ = out.WriteString(`,"entries":[`)
 	enc := json.NewEncoder(out) // ends each entry with a newline
 	first := true
 	for len(ents) > 0 {
@@ -119,7 +174,7 @@ func (h *handler) listJSON(w io.Writer, names []string, p *page, ents []fsys.Dir
 				_ = out.WriteByte(',')
 			}
 			first = false
-			if err := enc.Encode(h.direntry(p.dir, d)); err != nil {
+			if err := enc.Encode(p.entry(d)); err != nil {
 				return err
 			}
 		}
@@ -129,7 +184,7 @@ func (h *handler) listJSON(w io.Writer, names []string, p *page, ents []fsys.Dir
 	}
 	_ = out.WriteByte(']')
 	if !p.end {
-		_, _ = out.WriteString(`,"next":"` + h.cursor(p.dir, p.from) + `"`)
+		_, _ = out.WriteString(`,"next":"` + p.cursor() + `"`)
 	}
 	_, _ = out.WriteString("}\n")
 	return out.Flush()

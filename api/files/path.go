@@ -17,17 +17,17 @@ var (
 	errDots         = errors.New(`the path contains "." or ".."`)
 )
 
-// treePath turns /files/a/b%0A into the names "a" and "b\n". Names are bytes: each segment
+// treePath turns /files/a/b%0A, where prefix is "/files/", into the names "a" and "b\n". Names are bytes: each segment
 // is decoded by itself and nothing is cleaned, normalised or checked to be UTF-8. Empty
 // segments vanish; dir tells that the path ended in a slash and so must be a folder.
-func treePath(u *url.URL) (names []string, dir bool, err error) {
+func treePath(u *url.URL, prefix string) (names []string, dir bool, err error) {
 	// RawPath is what the client sent, unless that is the default encoding of Path; then
 	// Path's slashes are the client's own.
 	raw := u.RawPath
 	if raw == "" {
 		raw = u.EscapedPath()
 	}
-	raw = strings.TrimPrefix(raw, strings.TrimSuffix(filesPrefix, "/"))
+	raw = strings.TrimPrefix(raw, strings.TrimSuffix(prefix, "/"))
 	for _, seg := range strings.Split(raw, "/") {
 		if dir = seg == ""; dir {
 			continue
@@ -65,7 +65,7 @@ func fileURL(names []string, dir bool) string {
 
 // files answers /files/<path>.
 func (h *handler) files(w *response, r *http.Request) {
-	names, dir, err := treePath(r.URL)
+	names, dir, err := treePath(r.URL, filesPrefix)
 	if err != nil {
 		h.refuse(w, r, http.StatusBadRequest, "bad_path", "The path cannot be used: "+err.Error()+".", "Percent-encode each name of the path by itself.")
 		return
@@ -89,10 +89,10 @@ func (h *handler) files(w *response, r *http.Request) {
 		h.fail(w, r, err)
 	case stat || nofollow:
 		h.stat(w, r, names, n, a)
-	case a.IsDir():
+	case a.IsDir() && query.Get("stream") == "":
 		h.list(w, r, names, n, a, query)
 	default:
-		h.content(w, r, names, n, a)
+		h.content(w, r, names, n, a, query)
 	}
 }
 

@@ -59,7 +59,7 @@ func TestTreePath(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, _, err := treePath(u)
+		got, _, err := treePath(u, filesPrefix)
 		if err != nil || !slices.Equal(got, want) {
 			t.Errorf("%s: %q %v", raw, got, err)
 		}
@@ -77,7 +77,7 @@ func FuzzTreePath(f *testing.F) {
 		if err != nil || !strings.HasPrefix(u.EscapedPath(), filesPrefix) {
 			return
 		}
-		names, dir, err := treePath(u)
+		names, dir, err := treePath(u, filesPrefix)
 		if err != nil {
 			return
 		}
@@ -90,7 +90,7 @@ func FuzzTreePath(f *testing.F) {
 		if err != nil {
 			t.Fatalf("%q: %v", raw, err)
 		}
-		back, dir2, err := treePath(again)
+		back, dir2, err := treePath(again, filesPrefix)
 		if err != nil || !slices.Equal(back, names) || dir2 != (dir || len(names) == 0) || again.Host != "" {
 			t.Fatalf("%q: %q, then %q %v", raw, names, back, err)
 		}

@@ -2,10 +2,12 @@ package files
 
 import (
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"net/http"
 
 	"vmfr/agent/tree"
+	"vmfr/api/files/limit"
 )
 
 // problem is an error as RFC 9457 has it, with two members of our own: kind is for programs
@@ -21,6 +23,17 @@ type problem struct {
 
 // fail answers with an error of the tree.
 func (h *handler) fail(w *response, r *http.Request, err error) {
+	var no *refusal
+	switch {
+	case errors.As(err, &no):
+		h.refuse(w, r, no.status, no.kind, no.detail, no.advice)
+		return
+	case errors.Is(err, limit.ErrMemory):
+		w.Header().Set("Retry-After", "5")
+		h.refuse(w, r, http.StatusServiceUnavailable, "busy", "This needs more memory than the server has left: "+err.Error()+".",
+			"Try again when other requests have ended, or ask for less at once.")
+		return
+	}
 	k := tree.KindOf(err)
 	if k.HTTP() >= 500 {
 		h.log.ErrorContext(r.Context(), "https request failed", "path", quotePath(r.URL.Path), "kind", k.String(), "error", err.Error())
