@@ -119,7 +119,7 @@ func rootCommand() *cobra.Command {
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usagef("%w; see %s --help", err, c.CommandPath())
 	})
-	root.AddCommand(serveCommand(), mountCommand(), inspectCommand(), versionCommand())
+	root.AddCommand(serveCommand(), mountCommand(), inspectCommand(), versionCommand(), applianceCommand())
 	return root
 }
 

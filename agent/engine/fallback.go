@@ -49,7 +49,8 @@ type Found struct {
 
 // ApplianceStatus is how an appliance stands.
 type ApplianceStatus struct {
-	State    string // "not started", "starting", "running", "idle", "failed"
+	State    string // "not started", "waiting", "starting", "running", "idle", "failed"
+	Stage    string // what "waiting" and "starting" are busy with, for a person
 	Progress int    // per cent while it starts
 	Err      error  // of "failed"
 }

@@ -42,6 +42,10 @@ var layers = []layer{
 	{name: "engine", packages: []string{"agent/engine"}},
 	{name: "tree", packages: []string{"agent/tree", "agent/audit"}},
 	{name: "front ends", packages: []string{"fusefs/...", "sshd/...", "api/files/..."}},
+	// libguestfs starts a program and speaks with it over sockets; only main chooses it.
+	{name: "appliance", packages: []string{"agent/guestfs/..."}, peers: map[string][]string{
+		"agent/guestfs/...": {"agent/guestfs/wire", "agent/guestfs/nbd", "agent/guestfs/sandbox"},
+	}},
 	{name: "worker", packages: []string{"agent/worker"}},
 	{name: "main", packages: []string{"agent", "agent/sample"}, peers: map[string][]string{"agent": {"agent/sample"}}},
 }

@@ -1,0 +1,20 @@
+//go:build guestfs
+
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"vmfr/agent/guestfs/helper"
+)
+
+// applianceCommand is the helper process of package guestfs, which starts it.
+func applianceCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    "appliance",
+		Short:  "Run one libguestfs appliance (for vmfr-agent's own use)",
+		Hidden: true,
+		Args:   noArguments,
+		RunE:   func(*cobra.Command, []string) error { return helper.Run() },
+	}
+}

@@ -1,0 +1,5 @@
+//go:build !guestfs
+
+package guestfs
+
+const available = false

@@ -1,0 +1,140 @@
+// Package guestfs is the engine for what no native engine reads: btrfs, exFAT, LUKS and
+// BitLocker with a key, md RAID, thin LVM, rare features. It boots libguestfs' small Linux in a
+// virtual machine and asks that for files.
+//
+//	worker process                                  helper process             appliance
+//	  FS -> Appliance -> wire over a socket pair -> libguestfs -> virtio -> guestfsd, Linux
+//	  extent.Reader <- nbd on a unix socket <---------- qemu <- its block device
+//
+// This package is the worker's half and needs neither cgo nor the library. The helper (package
+// helper) is this program again, as `vmfr-agent appliance`, built with the tag guestfs; Available
+// tells whether it is. There is one helper for each backup, started at first use, stopped when
+// nobody used it for a while, and started again when somebody does.
+//
+// What the appliance says is not trusted: lengths, names, types and counts are checked, every
+// request has a time limit, and a helper that keeps to neither is killed; what was asked then
+// fails, and the next request starts another one, after a pause that grows.
+//
+// Non-goals: holes. libguestfs cannot tell them, so a sparse file is read as data (zeros).
+// Paths longer than 4,096 bytes cannot be reached through libguestfs.
+package guestfs
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"vmfr/agent/engine"
+	"vmfr/agent/volume"
+)
+
+// Name is what METADATA.json calls this engine.
+const Name = "libguestfs"
+
+// DefaultIdle is when an appliance that nobody uses is stopped.
+const DefaultIdle = 10 * time.Minute
+
+// Key is a passphrase, or a key file's content, for encrypted volumes.
+type Key struct {
+	Disk   string // the Disk's name, or "<backup>/<disk>"; empty: tried on all
+	Secret []byte // at most MaxKey bytes, without a NUL or a newline at the end
+}
+
+// MaxKey bounds a key in bytes; a passphrase of cryptsetup's has at most 512.
+const MaxKey = 4096
+
+// Options are those of New. The zero value is usable where Available is true.
+type Options struct {
+	// Command starts the helper; nil: this program with the argument "appliance".
+	Command []string
+	// Dir is where each appliance has a directory of its own, removed when it ends; empty:
+	// os.TempDir(). Directories that a killed process left there are removed, too.
+	Dir string
+	// CacheDir keeps the appliance's root file system, about 400 MB, which supermin makes from
+	// the installed packages at first use; empty: /var/tmp for root, the user's cache directory else.
+	CacheDir string
+	Keys     []Key
+	Idle     time.Duration // 0: DefaultIdle
+	Max      int           // appliances at a time; 0: by memory, at most 4
+	Log      *slog.Logger  // nil: nothing is logged
+}
+
+// Fallback implements engine.Fallback.
+type Fallback struct {
+	opts Options
+	pool *pool
+	kvm  kvm
+}
+
+var _ engine.Fallback = (*Fallback)(nil)
+
+// New returns the engine and starts nothing. Errors: ErrUnavailable, or a wrong option.
+func New(o Options) (*Fallback, error) {
+	if o.Command == nil {
+		if !Available() {
+			return nil, ErrUnavailable
+		}
+		self, err := os.Executable()
+		if err != nil {
+			return nil, fmt.Errorf("libguestfs: %w", err)
+		}
+		o.Command = []string{self, "appliance"}
+	}
+	for _, k := range o.Keys {
+		if len(k.Secret) == 0 || len(k.Secret) > MaxKey || strings.ContainsRune(string(k.Secret), 0) {
+			return nil, fmt.Errorf("a key must have 1 to %d bytes and no NUL: libguestfs passes it on as text; make a passphrase for a binary key file", MaxKey)
+		}
+	}
+	if o.Dir == "" {
+		o.Dir = os.TempDir()
+	}
+	var err error
+	if o.Dir, err = filepath.Abs(o.Dir); err != nil {
+		return nil, err
+	}
+	if o.CacheDir == "" {
+		o.CacheDir = defaultCache()
+	}
+	if o.CacheDir, err = filepath.Abs(o.CacheDir); err != nil {
+		return nil, err
+	}
+	if o.Idle <= 0 {
+		o.Idle = DefaultIdle
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Max <= 0 {
+		o.Max = appliancesFor(availableMemory())
+	}
+	return &Fallback{opts: o, pool: newPool(o.Max)}, nil
+}
+
+// defaultCache is libguestfs' own place for root. Another user's appliance there would be
+// refused by libguestfs in the helper's user namespace, so users have theirs in their home.
+func defaultCache() string {
+	if os.Geteuid() != 0 {
+		if d, err := os.UserCacheDir(); err == nil {
+			return filepath.Join(d, "vmfr")
+		}
+	}
+	return "/var/tmp"
+}
+
+// ErrUnavailable is New's error in a build without libguestfs.
+var ErrUnavailable = errors.New("this build has no libguestfs; build with `make build GUESTFS=1`, or use the container image")
+
+// Available tells whether this program was built with the tag guestfs.
+func Available() bool { return available }
+
+// Name implements engine.Fallback.
+func (f *Fallback) Name() string { return Name }
+
+// Backup implements engine.Fallback.
+func (f *Fallback) Backup(name string, disks []volume.Disk) engine.Appliance {
+	return newAppliance(f, name, disks)
+}

@@ -1,0 +1,107 @@
+package guestfs
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// probeLimit is how long the probe may take. With KVM that works it is done in half a second.
+const probeLimit = 5 * time.Second
+
+// kvm tells whether appliances use KVM. /dev/kvm that opens proves little: in a nested virtual
+// machine creating a processor, or running it, can fail or never return. So a boot sector of
+// seven bytes is run by the qemu that libguestfs runs, with the processor model that libguestfs
+// asks for. Where that works and an appliance still does not start with KVM, it is not tried
+// again (broken).
+type kvm struct {
+	once   sync.Once
+	mu     sync.Mutex
+	usable bool
+}
+
+// use tells whether the next appliance should use KVM. The first call probes, in scratch.
+func (k *kvm) use(ctx context.Context, scratch string) bool {
+	k.once.Do(func() {
+		err := probeKVM(ctx, qemu(), scratch, probeLimit)
+		k.mu.Lock()
+		k.usable = err == nil
+		k.mu.Unlock()
+	})
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.usable
+}
+
+// broken makes later appliances do without KVM.
+func (k *kvm) broken() {
+	k.mu.Lock()
+	k.usable = false
+	k.mu.Unlock()
+}
+
+// qemu is the program that libguestfs runs on this machine.
+func qemu() string {
+	if hv := os.Getenv("LIBGUESTFS_HV"); hv != "" {
+		return hv
+	}
+	return map[string]string{"amd64": "qemu-system-x86_64", "arm64": "qemu-system-aarch64", "s390x": "qemu-system-s390x"}[runtime.GOARCH]
+}
+
+// bootCode writes 0x10 to port 0xf4 and stops:
+//
+//	b0 10  mov al, 0x10
+//	e6 f4  out 0xf4, al     qemu's debug exit: it ends with status 0x10*2+1
+//	f4     hlt
+//	eb fd  jmp to hlt
+var bootCode = []byte{0xb0, 0x10, 0xe6, 0xf4, 0xf4, 0xeb, 0xfd}
+
+const bootStatus = 0x10*2 + 1
+
+// probeKVM returns nil if a virtual machine runs. On other processors than amd64 it only opens
+// the device: there the appliance's own start is the probe.
+func probeKVM(ctx context.Context, qemu, scratch string, limit time.Duration) error {
+	dev, err := unix.Open("/dev/kvm", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	_ = unix.Close(dev)
+	if runtime.GOARCH != "amd64" {
+		return nil
+	}
+	disk := filepath.Join(scratch, "kvm-probe")
+	sector := make([]byte, 512)
+	copy(sector, bootCode)
+	sector[510], sector[511] = 0x55, 0xaa
+	if err := os.WriteFile(disk, sector, 0o600); err != nil {
+		return err
+	}
+	defer func() { _ = os.Remove(disk) }()
+	return runProbe(ctx, qemu, disk, limit, "-machine", "accel=kvm", "-cpu", "max")
+}
+
+// runProbe boots disk and expects bootStatus within limit.
+func runProbe(ctx context.Context, qemu, disk string, limit time.Duration, accel ...string) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, qemu, append(accel, "-m", "16", "-nodefaults", "-display", "none", "-no-reboot",
+		"-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-snapshot", "-drive", "file="+disk+",format=raw,if=ide")...)
+	cmd.SysProcAttr = killedWithUs()
+	cmd.WaitDelay = time.Second
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() == bootStatus {
+		return nil
+	}
+	if err == nil {
+		err = errors.New("the boot sector did not run")
+	}
+	return errors.Join(err, ctx.Err())
+}
