@@ -13,72 +13,86 @@ import (
 )
 
 // Lookup finds a name. A name that is not there is an answer too (node id 0), and kept.
-func (v *view) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
+func (v *view) Lookup(cancel <-chan struct{}, in *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
 	v.o.Counters.Count(tree.OpLookup)
 	dir, st := v.node(in.NodeId)
 	if !st.Ok() {
 		return st
 	}
+	keep := v.valid(dir) // before the answer: what changes meanwhile is asked for again
+	if st := v.await(cancel, dir); !st.Ok() {
+		return st
+	}
 	n, err := v.t.Lookup(dir, name)
 	if errors.Is(err, iofs.ErrNotExist) {
-		out.EntryValid = validity
+		out.EntryValid = keep
 		return fuse.OK
 	}
 	if err != nil {
 		return v.fail("lookup", in.NodeId, err)
 	}
-	if err := v.entry(n, out); err != nil {
+	if err := v.entry(n, keep, out); err != nil {
 		return v.fail("lookup", v.t.ID(n), err)
 	}
 	return fuse.OK
 }
 
-// entry fills what the kernel keeps for a name that leads to n.
-func (v *view) entry(n tree.Node, out *fuse.EntryOut) error {
+// valid is how long the kernel may keep the names in a directory and its attributes.
+func (v *view) valid(dir tree.Node) uint64 {
+	if v.t.Volatile(dir) {
+		return 0
+	}
+	return validity
+}
+
+// entry fills what the kernel keeps for a name that leads to n; keep is for how long.
+func (v *view) entry(n tree.Node, keep uint64, out *fuse.EntryOut) error {
+	attr := v.valid(n)
 	a, err := v.t.Attr(n)
 	if err != nil {
 		return err
 	}
 	out.NodeId = uint64(a.Ino)
 	out.Generation = uint64(a.Generation)
-	out.EntryValid = validity
-	out.AttrValid = validity
+	out.EntryValid = keep
+	out.AttrValid = attr
 	setAttr(&out.Attr, &a)
 	return nil
 }
 
-// stat counts one request for attributes and returns them.
-func (v *view) stat(id uint64) (fsys.Attr, fuse.Status) {
+// stat counts one request for attributes and returns them, and how long they may be kept.
+func (v *view) stat(id uint64) (fsys.Attr, uint64, fuse.Status) {
 	v.o.Counters.Count(tree.OpStat)
 	n, st := v.node(id)
 	if !st.Ok() {
-		return fsys.Attr{}, st
+		return fsys.Attr{}, 0, st
 	}
+	valid := v.valid(n)
 	a, err := v.t.Attr(n)
 	if err != nil {
-		return fsys.Attr{}, v.fail("stat", id, err)
+		return fsys.Attr{}, 0, v.fail("stat", id, err)
 	}
-	return a, fuse.OK
+	return a, valid, fuse.OK
 }
 
 // GetAttr answers stat(2).
 func (v *view) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
-	a, st := v.stat(in.NodeId)
+	a, valid, st := v.stat(in.NodeId)
 	if !st.Ok() {
 		return st
 	}
-	out.AttrValid = validity
+	out.AttrValid = valid
 	setAttr(&out.Attr, &a)
 	return fuse.OK
 }
 
 // Statx answers statx(2) where the time of birth is asked for.
 func (v *view) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse.Status {
-	a, st := v.stat(in.NodeId)
+	a, valid, st := v.stat(in.NodeId)
 	if !st.Ok() {
 		return st
 	}
-	out.AttrValid = validity
+	out.AttrValid = valid
 	s := &out.Statx
 	s.Mask = unix.STATX_BASIC_STATS
 	s.Ino, s.Mode, s.Nlink, s.Uid, s.Gid = uint64(a.Ino), uint16(a.Mode), a.Nlink, a.UID, a.GID

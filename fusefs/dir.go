@@ -1,6 +1,7 @@
 package fusefs
 
 import (
+	"context"
 	"io"
 	"sync"
 
@@ -35,26 +36,67 @@ const batch = 256
 var batches = sync.Pool{New: func() any { return new([batch]fsys.Dirent) }}
 
 // OpenDir tells the kernel, once and for all, that a directory need not be opened to be read;
-// listings are kept then. A kernel that does not know this gets an answer instead.
-func (v *view) OpenDir(_ <-chan struct{}, _ *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
-	if v.noOpenDir {
+// listings are kept then. A kernel that does not know this gets an answer instead, and so does
+// everyone as long as some directory can change: its listing must not be kept.
+func (v *view) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	switch dynamic := v.t.Dynamic(); {
+	case v.noOpenDir && !dynamic:
 		return fuse.ENOSYS
+	case dynamic:
+		n, st := v.node(in.NodeId)
+		if !st.Ok() {
+			return st
+		}
+		if v.t.Volatile(n) {
+			return fuse.OK
+		}
 	}
 	out.OpenFlags = fuse.FOPEN_CACHE_DIR | fuse.FOPEN_KEEP_CACHE
 	return fuse.OK
 }
 
+// await waits where what a directory holds is not known yet, for as long as the client does.
+func (v *view) await(cancel <-chan struct{}, dir tree.Node) fuse.Status {
+	if !v.t.Volatile(dir) {
+		return fuse.OK
+	}
+	ctx, end := context.WithCancel(context.Background())
+	defer end()
+	stop := make(chan struct{})
+	defer close(stop)
+	go func() {
+		select {
+		case <-cancel:
+			end()
+		case <-stop:
+		}
+	}()
+	err := v.t.Await(ctx, dir)
+	switch {
+	case err == nil:
+		return fuse.OK
+	case ctx.Err() != nil:
+		return fuse.EINTR
+	}
+	return v.fail("await", v.t.ID(dir), err)
+}
+
 // ReadDir lists names.
-func (v *view) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
-	return v.list(in, int(in.Size)/direntMin, func(e fuse.DirEntry) bool {
+func (v *view) ReadDir(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
+	return v.list(cancel, in, int(in.Size)/direntMin, func(e fuse.DirEntry) bool {
 		return out.AddDirEntry(e)
 	})
 }
 
 // ReadDirPlus lists names with their attributes, which saves the kernel a lookup for each. A
 // name whose inode cannot be read is listed without: looking it up tells the error.
-func (v *view) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
-	return v.list(in, int(in.Size)/direntPlusMin, func(e fuse.DirEntry) bool {
+func (v *view) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
+	dir, st := v.node(in.NodeId)
+	if !st.Ok() {
+		return st
+	}
+	keep := v.valid(dir)
+	return v.list(cancel, in, int(in.Size)/direntPlusMin, func(e fuse.DirEntry) bool {
 		entry := out.AddDirLookupEntry(e)
 		if entry == nil {
 			return false
@@ -66,7 +108,7 @@ func (v *view) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntr
 		if !ok {
 			return true
 		}
-		if err := v.entry(n, entry); err != nil {
+		if err := v.entry(n, keep, entry); err != nil {
 			*entry = fuse.EntryOut{}
 			v.fail("list", e.Ino, err)
 			return true
@@ -77,10 +119,13 @@ func (v *view) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntr
 }
 
 // list gives names to add, from the request's offset on, until add finds no room.
-func (v *view) list(in *fuse.ReadIn, room int, add func(fuse.DirEntry) bool) fuse.Status {
+func (v *view) list(cancel <-chan struct{}, in *fuse.ReadIn, room int, add func(fuse.DirEntry) bool) fuse.Status {
 	v.o.Counters.Count(tree.OpList)
 	dir, st := v.node(in.NodeId)
 	if !st.Ok() {
+		return st
+	}
+	if st := v.await(cancel, dir); !st.Ok() {
 		return st
 	}
 	off := in.Offset

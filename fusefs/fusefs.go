@@ -3,9 +3,11 @@
 //	kernel ── /dev/fuse ── go-fuse's raw protocol ── view ── tree.Tree
 //
 // A FUSE node id is the tree's ID of the node, so nothing is kept for an inode that the kernel
-// knows, forgetting is nothing to do, and hard links are one inode by construction. A tree is
-// immutable, so the kernel may keep every answer for as long as it likes: names that exist and
-// names that do not, attributes, link targets, directories and file contents.
+// knows, forgetting is nothing to do, and hard links are one inode by construction; a directory
+// has one path in a tree, as the kernel demands. What a node is never changes, so the kernel may
+// keep every answer for as long as it likes: names that exist and names that do not, attributes,
+// link targets, directories and file contents. Directories that are Volatile in the tree are
+// the exception: nothing is kept of them, and reading one can wait until the client gives up.
 //
 // Non-goals: no writing (every operation that would write is EROFS), no path or link
 // resolution (the kernel's), no locks, no notifications. Invariants: no lock is held across
@@ -34,8 +36,8 @@ import (
 )
 
 const (
-	// validity is how long the kernel may keep a name or attributes. They never change; the
-	// kernel drops them when it needs the memory.
+	// validity is how long the kernel may keep a name or attributes that never change; it
+	// drops them when it needs the memory.
 	validity = uint64(30 * 24 * time.Hour / time.Second)
 
 	// maxRead is the largest read request, in bytes. It passes through a pipe together with its

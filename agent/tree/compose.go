@@ -51,6 +51,7 @@ type unit struct {
 	vg, lv  string // of a logical volume
 	shows   []*content
 	pending bool // the boot will tell
+	apart   bool // not on one disk: an array, shown with the first
 	err     error
 }
 
@@ -206,6 +207,9 @@ func (c *composer) ownFolder(d *diskPlan) {
 	for _, u := range d.units {
 		if u.pending || len(u.shows) > 0 {
 			some = append(some, u)
+		}
+		if len(some) == 2 && some[1].apart && !some[0].apart {
+			some = some[:1]
 		}
 		waiting = waiting || u.pending
 		if u.root() != nil {
@@ -519,7 +523,7 @@ func (c *composer) unitFor(f engine.Found) *unit {
 	case f.Disk != "":
 		v.Name = volume.Whole
 	}
-	u := &unit{d: home, vol: v, vg: f.VG, lv: f.LV}
+	u := &unit{d: home, vol: v, vg: f.VG, lv: f.LV, apart: f.Disk == "" && f.LV == ""}
 	home.units = append(home.units, u)
 	return u
 }

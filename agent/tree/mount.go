@@ -130,7 +130,7 @@ func (c *composer) restore(r *system, e *fstabEntry, key string) {
 		return
 	}
 	root := c.tab.mounts[at.fs]
-	c.tab.cover(at, c.tab.set(i, &mounted{fs: root.fs, guest: true, swap: root.ino(at.ino), top: Node{i, heldIno}, root: r.top}))
+	c.tab.cover(at, c.tab.set(i, &mounted{fs: root.fs, guest: true, swap: root.ino(at.ino), top: Node{i, heldIno}, root: r.top, part: at.fs}))
 }
 
 // mountPoint finds the folder of the composed system that is to be covered, and its path.
@@ -146,11 +146,10 @@ func (c *composer) mountPoint(r *system, dir string) (at Node, path, why string)
 	if err := w.mustBeDir(); err != nil {
 		return Node{}, "", "the mount point is not a folder"
 	}
-	m := c.tab.mounts[at.fs]
-	switch {
-	case at == r.top:
+	switch at {
+	case r.top:
 		return Node{}, "", "the mount point is the root itself"
-	case at == m.top:
+	case c.tab.mounts[at.fs].top:
 		return Node{}, "", "another file system is mounted there already"
 	}
 	return at, r.path + "/" + strings.Join(w.names, "/"), ""

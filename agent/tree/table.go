@@ -31,9 +31,12 @@ type mounted struct {
 	guest   bool // a guest's file system, whose links stay below root
 	alias   bool // the same files are shown elsewhere, too
 	covered bool // some directory of it is a mount point
-	swap    fsys.Ino
-	wait    *boot // not nil: what is here is known after that boot
-	big     *bigInodes
+	// swap is the root's real number where the index was handed out before it was known.
+	swap fsys.Ino
+	// part is the index of the appearance that this is a folder of; 0: it is one itself.
+	part uint16
+	wait *boot // not nil: what is here is known after that boot
+	big  *bigInodes
 }
 
 // heldIno is the root of every index that was handed out before anybody knew which file
@@ -137,6 +140,9 @@ func (tab *table) Attr(n Node) (a fsys.Attr, err error) {
 		return fsys.Attr{}, err
 	}
 	a.Ino = fsys.Ino(tab.id(n))
+	if m.swap != 0 && n.ino == heldIno {
+		a.Generation = 0 // as before the boot: it is the same directory
+	}
 	return a, nil
 }
 
@@ -176,6 +182,17 @@ func (tab *table) open(n Node) (r extent.Reader, err error) {
 		return s.data, nil
 	}
 	return m.fs.Open(m.ino(n.ino))
+}
+
+// sameFS is Tree.SameFS.
+func (tab *table) sameFS(a, b Node) bool {
+	whole := func(n Node) uint16 {
+		if m, err := tab.at(n); err == nil && m.part != 0 {
+			return m.part
+		}
+		return n.fs
+	}
+	return whole(a) == whole(b)
 }
 
 // linkRoot is where an absolute link in n's file system starts.

@@ -43,14 +43,15 @@ type Config struct {
 
 	// Fallback reads what no engine of Engines does; nil: nothing does.
 	Fallback engine.Fallback
-	// BootLimit bounds one boot of the fallback's system; 0: five minutes.
+	// BootLimit bounds one boot of the fallback's system with the time that it waits for other
+	// backups'; 0: fifteen minutes.
 	BootLimit time.Duration
 	// RetryAfter is how long a boot that failed is not tried again; 0: one minute.
 	RetryAfter time.Duration
 }
 
 const (
-	defaultBootLimit  = 5 * time.Minute
+	defaultBootLimit  = 15 * time.Minute
 	defaultRetryAfter = time.Minute
 )
 
@@ -197,7 +198,7 @@ func (t *Tree) Open(n Node) (*File, error) {
 
 // SameFS tells whether a and b lie in one appearance of one file system: an entry of a
 // directory for which it is false is a mount point.
-func (t *Tree) SameFS(a, b Node) bool { return a.fs == b.fs }
+func (t *Tree) SameFS(a, b Node) bool { return t.cur.Load().sameFS(a, b) }
 
 // Alias tells that n lies in a file system that is shown at another place of the same backup,
 // too, and that the other place is the one for whoever visits every file once.

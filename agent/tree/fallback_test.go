@@ -1,0 +1,261 @@
+package tree
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"vmfr/agent/engine"
+	"vmfr/agent/fsys"
+	"vmfr/agent/volume"
+)
+
+// appliances is a Fallback whose backups answer as a test says.
+type appliances struct {
+	boots  atomic.Int32
+	closed atomic.Int32
+	answer func(ctx context.Context, backup string, disks []volume.Disk) ([]engine.Found, error)
+}
+
+func (a *appliances) Name() string { return "libtest" }
+
+func (a *appliances) Backup(name string, disks []volume.Disk) engine.Appliance {
+	return &fakeAppliance{a: a, name: name, disks: disks}
+}
+
+type fakeAppliance struct {
+	a     *appliances
+	name  string
+	disks []volume.Disk
+}
+
+func (f *fakeAppliance) Filesystems(ctx context.Context) ([]engine.Found, error) {
+	f.a.boots.Add(1)
+	return f.a.answer(ctx, f.name, f.disks)
+}
+func (f *fakeAppliance) Status() engine.ApplianceStatus { return engine.ApplianceStatus{Progress: 42} }
+func (f *fakeAppliance) Close() error                   { f.a.closed.Add(1); return nil }
+
+// leave is an engine that recognizes "btrfs" and "luks" and reads neither.
+func leave(s stub) stub {
+	s["btrfs"] = func() (fsys.FS, error) { return nil, fmt.Errorf("test: btrfs: %w", fsys.ErrUnsupported) }
+	return s
+}
+
+func fallbackTree(t *testing.T, a *appliances, engines stub, backups ...Backup) *Tree {
+	t.Helper()
+	tr, err := New(t.Context(), Config{Backups: backups, Engines: []engine.Engine{leave(engines)}, Version: "test", Fallback: a})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tr
+}
+
+// mustRoot gives a file system root inode numbers that are not the first.
+func btrfs(files map[string]string) fsys.FS { return labelled{guestFS(files), "tank", 255} }
+
+// TestFallback boots slowly for many callers at once, and leaves everything else alone.
+func TestFallback(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &appliances{answer: func(ctx context.Context, _ string, _ []volume.Disk) ([]engine.Found, error) {
+			time.Sleep(time.Minute)
+			return []engine.Found{
+				{Disk: "pool", FS: btrfs(map[string]string{"top": "t"}), UUID: "tttt", Type: "btrfs", SubvolID: 5, Default: true},
+			}, nil
+		}}
+		root := debian("UUID=aaaa / ext4\nUUID=tttt /home btrfs\nUUID=none /srv/data ext4\n")
+		root["srv/data/kept"] = "kept"
+		tr := fallbackTree(t, a, stub{"root": fsOf("rootfs", "aaaa", root)},
+			Backup{Name: "b", Disks: []Disk{disk("sys", "root"), disk("pool", "btrfs")}},
+			Backup{Name: "other", Disks: []Disk{disk("pool", "btrfs")}})
+		defer tr.Close()
+		if !tr.Dynamic() {
+			t.Error("the tree is not dynamic")
+		}
+		// Nothing of this boots.
+		for _, p := range []string{"/backups/b", "/backups/other", "/backups/b/sys", "/backups/b/sys/etc"} {
+			if _, err := names(tr, p); err != nil {
+				t.Errorf("%s: %v", p, err)
+			}
+		}
+		before := map[string]uint64{}
+		for _, p := range []string{"/backups/b/pool", "/backups/b/sys", "/backups/b/sys/home", "/backups/b/sys/srv/data", "/backups/b/sys/etc/fstab"} {
+			n, err := tr.Resolve(p, true)
+			if err != nil {
+				t.Fatalf("%s: %v", p, err)
+			}
+			before[p] = tr.ID(n)
+			if want := !strings.HasPrefix(p, "/backups/b/sys/etc") && p != "/backups/b/sys"; tr.Volatile(n) != want {
+				t.Errorf("%s: volatile %v", p, !want)
+			}
+		}
+		meta := read(t, tr, "/METADATA.json")
+		if !strings.Contains(meta, `"state": "notStarted"`) || !strings.Contains(meta, `"state": "pending"`) || a.boots.Load() != 0 {
+			t.Errorf("%d boots, %s", a.boots.Load(), meta)
+		}
+		old, _ := tr.Resolve("/METADATA.json", true)
+
+		start := time.Now()
+		var wg sync.WaitGroup
+		for i := range 20 {
+			wg.Go(func() {
+				p := []string{"/backups/b/pool/top", "/backups/b/sys/home/top"}[i%2]
+				if _, err := tr.Resolve(p, true); err != nil {
+					t.Errorf("%s: %v", p, err)
+				}
+			})
+		}
+		wg.Go(func() {
+			if got, err := names(tr, "/backups/b/sys/srv/data"); err != nil || got != "kept" {
+				t.Errorf("an entry that is not found shows %q, %v; want the folder of the guest", got, err)
+			}
+		})
+		synctest.Wait()
+		if s := read(t, tr, "/README.txt"); !strings.Contains(s, "libtest is starting, 42 % done") {
+			t.Errorf("while it boots: %s", s)
+		}
+		if _, err := names(tr, "/backups/b"); err != nil || time.Since(start) > 0 {
+			t.Errorf("listing the backup waits or fails: %v", err)
+		}
+		wg.Wait()
+		if a.boots.Load() != 1 || time.Since(start) != time.Minute {
+			t.Errorf("%d boots, %v", a.boots.Load(), time.Since(start))
+		}
+		for p, id := range before {
+			n, err := tr.Resolve(p, true)
+			if err != nil || tr.ID(n) != id || tr.Volatile(n) {
+				t.Errorf("%s: ID %#x (%v), volatile %v; before the boot %#x", p, tr.ID(n), err, tr.Volatile(n), id)
+			}
+		}
+		list(t, tr) // boots the other backup, too
+		oneVisit(t, tr)
+		if tr.Dynamic() || a.boots.Load() != 2 {
+			t.Errorf("after all boots: dynamic %v, %d boots", tr.Dynamic(), a.boots.Load())
+		}
+		if got := mountsOf(tr.Backups()[0]); got != "/ mounted /backups/b/sys |/home mounted /backups/b/sys/home |/srv/data notFound  no file system of this backup has this UUID|" {
+			t.Error(got)
+		}
+		if s := read(t, tr, "/METADATA.json"); strings.Contains(s, "pending") || !strings.Contains(s, `"state": "ready"`) {
+			t.Error(s)
+		}
+		f, err := tr.Open(old)
+		if err != nil {
+			t.Fatalf("the text as it was: %v", err)
+		}
+		if b, err := io.ReadAll(io.NewSectionReader(f, 0, f.Size())); err != nil || string(b) != meta {
+			t.Errorf("the text as it was: %v, changed %v", err, string(b) != meta)
+		}
+	})
+}
+
+// names lists a folder as one string.
+func names(tr *Tree, path string) (string, error) {
+	n, err := tr.Resolve(path, true)
+	if err != nil {
+		return "", err
+	}
+	var all []string
+	buf := make([]fsys.Dirent, 8)
+	for from := fsys.Cookie(0); ; {
+		k, err := tr.ReadDir(n, from, buf)
+		for _, e := range buf[:k] {
+			all, from = append(all, e.Name), e.Next
+		}
+		if err == io.EOF {
+			return strings.Join(all, " "), nil
+		}
+		if err != nil {
+			return "", err
+		}
+	}
+}
+
+// TestFallbackFails: a failed boot is explained in the folder, not tried at once, and tried
+// again later.
+func TestFallbackFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		works := false
+		a := &appliances{}
+		a.answer = func(ctx context.Context, _ string, _ []volume.Disk) ([]engine.Found, error) {
+			switch a.boots.Load() {
+			case 2:
+				panic("defect")
+			case 3:
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+			if !works {
+				return nil, errors.New("no KVM and no memory; add memory")
+			}
+			return []engine.Found{{Disk: "d", FS: btrfs(map[string]string{"f": "x"})}}, nil
+		}
+		tr := fallbackTree(t, a, stub{}, Backup{Name: "b", Disks: []Disk{disk("d", "btrfs")}})
+		defer tr.Close()
+		for i, want := range []string{"no KVM and no memory", "defect", "did not answer in time"} {
+			if got, err := names(tr, "/backups/b/d"); got != "ERROR.txt" || err != nil {
+				t.Fatalf("%q, %v", got, err)
+			}
+			first, _ := tr.Resolve("/backups/b/d/ERROR.txt", true)
+			if s := read(t, tr, "/backups/b/d/ERROR.txt"); !strings.Contains(s, want) || !strings.Contains(s, "What to do") || int(a.boots.Load()) != i+1 {
+				t.Errorf("after %d boots: %s", a.boots.Load(), s)
+			}
+			if r := tr.Backups()[0]; r.Fallback.State != FallbackFailed || !strings.Contains(r.Fallback.Error, want) || r.Disks[0].State != StatePending {
+				t.Errorf("%+v", r.Fallback)
+			}
+			time.Sleep(defaultRetryAfter)
+			if i == 2 {
+				works = true
+			}
+			n, _ := tr.Resolve("/backups/b/d", true)
+			if _, err := tr.Lookup(n, "x"); err == nil {
+				t.Error("x is there")
+			}
+			if again, err := tr.Resolve("/backups/b/d/ERROR.txt", true); err == nil && again == first {
+				t.Error("another text has the same node")
+			}
+			if i < 2 {
+				time.Sleep(defaultRetryAfter)
+				a.boots.Store(int32(i + 1)) // the lookup booted once more
+			}
+		}
+		if s := read(t, tr, "/backups/b/d/f"); s != "x" || tr.Dynamic() {
+			t.Errorf("after a boot that worked: %q, dynamic %v", s, tr.Dynamic())
+		}
+	})
+}
+
+// TestFallbackGivenUp: who waits can leave, and closing ends the boot.
+func TestFallbackGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ended := false
+		a := &appliances{answer: func(ctx context.Context, _ string, _ []volume.Disk) ([]engine.Found, error) {
+			<-ctx.Done()
+			ended = true
+			return nil, ctx.Err()
+		}}
+		tr := fallbackTree(t, a, stub{}, Backup{Name: "b", Disks: []Disk{disk("d", "btrfs")}})
+		n, _ := tr.Resolve("/backups/b/d", true)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := tr.Await(ctx, n); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Await: %v", err)
+		}
+		go func() {
+			time.Sleep(time.Second)
+			tr.end() // as the end of New's context
+		}()
+		if _, err := tr.Lookup(n, "x"); !errors.Is(err, context.Canceled) {
+			t.Errorf("Lookup: %v", err)
+		}
+		if err := tr.Close(); err != nil || !ended || a.closed.Load() != 1 {
+			t.Errorf("Close: %v, ended %v, closed %d", err, ended, a.closed.Load())
+		}
+	})
+}
