@@ -6,7 +6,8 @@ SHELL := /bin/bash
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 30s
-GOLANGCI := go tool -modfile=tools/go.mod golangci-lint
+TOOL := go tool -modfile=tools/go.mod
+GOLANGCI := $(TOOL) golangci-lint
 
 .PHONY: help
 help: ## list the targets
@@ -24,6 +25,14 @@ build: ## build bin/vmfr-agent
 deps: ## install the Debian packages that the tests use (root)
 	@test/deps.sh test
 
+.PHONY: manifests
+manifests: ## generate from api/v1alpha1: deep copies, deploy/crds, docs/crds.md
+	@test/manifests.sh .
+
+.PHONY: cluster-programs
+cluster-programs: ## build the Kubernetes programs that tests run into the user's cache (minutes, once)
+	go run ./test/cluster/build
+
 .PHONY: check
 check: lint unit ## quick: lint, vet and unit tests
 
@@ -31,6 +40,7 @@ check: lint unit ## quick: lint, vet and unit tests
 lint: ## go vet, golangci-lint with the import rules, gofmt
 	go vet ./...
 	$(GOLANGCI) run ./...
+	@test/manifests.sh --check
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo 'lint: run gofmt -w on these files' >&2; exit 1; }
 
 .PHONY: unit
@@ -38,7 +48,7 @@ unit: ## all Go tests; those whose tools are missing are skipped
 	go test ./...
 
 .PHONY: test
-test: deps lint ## install what is needed and run every test: lint, all suites, the race detector, fuzzing
+test: deps lint cluster-programs ## install what is needed and run every test: lint, all suites, the race detector, fuzzing
 	VMFR_TEST_REQUIRE=1 go test -timeout 20m ./...
 	VMFR_TEST_REQUIRE=1 test/race.sh
 	test/fuzz.sh $(FUZZTIME)
