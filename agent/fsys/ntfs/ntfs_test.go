@@ -96,4 +96,3 @@ func TestGeometries(t *testing.T) {
 		})
 	}
 }
-
