@@ -46,6 +46,7 @@ var layers = []layer{
 	{name: "appliance", packages: []string{"agent/guestfs/..."}, peers: map[string][]string{
 		"agent/guestfs/...": {"agent/guestfs/wire", "agent/guestfs/nbd", "agent/guestfs/sandbox"},
 	}},
+	{name: "jail", packages: []string{"agent/jail"}},
 	{name: "worker", packages: []string{"agent/worker"}},
 	{name: "main", packages: []string{"agent", "agent/sample"}, peers: map[string][]string{"agent": {"agent/sample"}}},
 }
