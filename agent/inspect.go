@@ -30,6 +30,7 @@ type inspectFlags struct {
 	disks    diskFlags
 	log      logFlags
 	json     bool
+	native   bool // --no-fallback
 	walk     bool
 	listing  string
 	limits   walkLimits
@@ -41,8 +42,10 @@ func inspectCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "inspect [--json] [--walk] [--disk BACKUP/DISK=PATH]... [--dir DIR] [--sample]",
 		Short: "Show what is on disk images, and whether all of it can be read",
-		Long: "Shows for every disk its format and size, the partition table, and for every volume the file\n" +
-			"system, label, UUID, size, use, the state of its journal and all warnings.\n\n" +
+		Long: "Shows for every backup the operating systems and what their fstabs mount, where; for every disk\n" +
+			"its format and size, the partition table, and for every volume the file system, label, UUID, size,\n" +
+			"use, the state of its journal and all warnings. What no native engine reads is opened too, which\n" +
+			"starts a small virtual machine for each backup that needs it; --no-fallback leaves it alone.\n\n" +
 			"With --walk it also reads every file: a backup proven readable. It prints how many objects and\n" +
 			"bytes there are, what cannot be read and why, and the SHA-256 of a listing of everything (type,\n" +
 			"mode, owner, size, times, link targets, extended attributes, SHA-256 of the content). The same\n" +
@@ -59,6 +62,7 @@ func inspectCommand() *cobra.Command {
 	flags.SortFlags = false
 	f.disks.register(flags)
 	flags.BoolVar(&f.json, "json", false, "print JSON: the list of backups, or with --walk {\"backups\": ..., \"walk\": ...}")
+	flags.BoolVar(&f.native, "no-fallback", false, "leave alone what only libguestfs can read: it is shown as pending")
 	flags.BoolVar(&f.walk, "walk", false, "read everything and print counts, errors and a checksum")
 	flags.StringVar(&f.listing, "listing", "", "with --walk: write the listing to `FILE`")
 	flags.Int64Var(&f.limits.objects, "max-objects", defaultMaxObjects, "with --walk: give up after `N` objects")
@@ -92,11 +96,16 @@ func (f *inspectFlags) run(c *cobra.Command) error {
 	}
 	defer disks.Close()
 	t := disks.Tree
+	if !f.native {
+		if err := t.Settle(c.Context()); err != nil && c.Context().Err() != nil {
+			return errInterrupted
+		}
+	}
 	if !f.walk {
 		if err := f.print(c.OutOrStdout(), t.Backups(), nil); err != nil {
 			return err
 		}
-		return verdict(t.Backups(), nil)
+		return f.verdict(t.Backups(), nil)
 	}
 	r, err := f.walkTree(c, t)
 	if err != nil {
@@ -106,7 +115,7 @@ func (f *inspectFlags) run(c *cobra.Command) error {
 	if err := f.print(c.OutOrStdout(), t.Backups(), &r); err != nil {
 		return err
 	}
-	return verdict(t.Backups(), &r)
+	return f.verdict(t.Backups(), &r)
 }
 
 func interrupted(ctx context.Context, err error) error {
@@ -116,9 +125,16 @@ func interrupted(ctx context.Context, err error) error {
 	return err
 }
 
-// verdict is errUnreadable with a count, or nil.
-func verdict(backups []tree.BackupReport, r *walkReport) error {
+// verdict is errUnreadable with a count, or nil. What --no-fallback leaves is no failure.
+func (f *inspectFlags) verdict(backups []tree.BackupReport, r *walkReport) error {
 	_, partial, unreadable := tree.Summary(backups)
+	for _, b := range backups {
+		for _, d := range b.Disks {
+			if f.native && d.State == tree.StatePending {
+				partial--
+			}
+		}
+	}
 	switch {
 	case partial+unreadable > 0:
 		return fmt.Errorf("%w: %d disks unreadable, %d partly readable; the report says why", errUnreadable, unreadable, partial)
@@ -173,8 +189,12 @@ func (f *inspectFlags) print(w io.Writer, backups []tree.BackupReport, r *walkRe
 	}
 	var b strings.Builder
 	for i, k := range backups {
+		if i > 0 {
+			b.WriteByte('\n')
+		}
+		some := writeBackup(&b, k)
 		for j, d := range k.Disks {
-			if i+j > 0 {
+			if j > 0 || some {
 				b.WriteByte('\n')
 			}
 			writeTable(&b, k, d)
@@ -185,6 +205,56 @@ func (f *inspectFlags) print(w io.Writer, backups []tree.BackupReport, r *walkRe
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// writeBackup prints what concerns all disks of a backup, and tells whether there was anything.
+// Texts of the guest are made one line.
+func writeBackup(b *strings.Builder, k tree.BackupReport) bool {
+	start := b.Len()
+	for _, s := range k.OperatingSystems {
+		fmt.Fprintf(b, "%s: %s", s.Path, oneLineText(s.Title()))
+		if s.ID != "" {
+			fmt.Fprintf(b, " (ID %s, VERSION_ID %s)", oneLineText(s.ID), oneLineText(dash(s.Version)))
+		}
+		b.WriteByte('\n')
+		writeMounts(b, s, k.Mounts)
+	}
+	for _, g := range k.VolumeGroups {
+		fmt.Fprintf(b, "%s: volume group %s on %s\n", k.Name, oneLineText(g.Name), strings.Join(g.Disks, ", "))
+		for _, m := range g.Missing {
+			fmt.Fprintf(b, "  missing: physical volume %s\n", oneLineText(m))
+		}
+		for _, w := range g.Warnings {
+			fmt.Fprintf(b, "  warning: %s\n", oneLineText(w))
+		}
+	}
+	if f := k.Fallback; f != nil {
+		fmt.Fprintf(b, "%s: %s\n", k.Name, oneLineText(f.Sentence()))
+		if f.Advice != "" {
+			fmt.Fprintf(b, "  what to do: %s\n", oneLineText(f.Advice))
+		}
+	}
+	for _, w := range k.Warnings {
+		fmt.Fprintf(b, "%s: warning: %s\n", k.Name, oneLineText(w))
+	}
+	return b.Len() > start
+}
+
+// writeMounts prints what a system's fstab says.
+func writeMounts(b *strings.Builder, s tree.OperatingSystem, all []tree.Mount) {
+	tw := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
+	some := false
+	for _, m := range all {
+		if m.System != s.Path {
+			continue
+		}
+		if !some {
+			_, _ = fmt.Fprintln(tw, "  MOUNT POINT\tSOURCE\tTYPE\tDISK\tVOLUME\tSTATE\tNOTE")
+			some = true
+		}
+		_, _ = fmt.Fprintf(tw, "  %s\n", oneLineTabs([]string{dash(m.MountPoint), m.Source, dash(m.Type), dash(m.Disk), dash(m.Volume), string(m.State), dash(m.Note)}))
+	}
+	_ = tw.Flush()
 }
 
 // writeTable prints one disk. Labels are the guest's and therefore quoted.
@@ -228,6 +298,11 @@ func writeTable(b *strings.Builder, k tree.BackupReport, d tree.DiskReport) {
 		_ = tw.Flush()
 	}
 	for _, v := range d.Volumes {
+		for _, p := range append(v.Roots(), v.MountedAt...) {
+			if p != d.Path {
+				fmt.Fprintf(b, "  %s files: %s\n", v.Name, oneLineText(p))
+			}
+		}
 		if v.Error != "" {
 			fmt.Fprintf(b, "  %s error: %s\n  %s what to do: %s\n", v.Name, oneLineText(v.Error), v.Name, oneLineText(v.Advice))
 		}

@@ -74,6 +74,9 @@ func (r *walkReport) failDisks(backups []tree.BackupReport) {
 				r.fail(d.Path, string(d.State), d.Error)
 				continue
 			}
+			if d.State == tree.StatePending && b.Fallback != nil && b.Fallback.Error != "" {
+				r.fail(d.Path, string(d.State), b.Fallback.Engine+": "+b.Fallback.Error)
+			}
 			for _, v := range d.Volumes {
 				if v.Error != "" {
 					r.fail(d.Path, "volume "+v.Name, v.Error)

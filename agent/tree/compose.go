@@ -517,7 +517,7 @@ func (c *composer) unitFor(f engine.Found) *unit {
 	v := &openedVolume{Volume: volume.Volume{Disk: home.disk.Name, Name: deviceName(f.Device)}, left: true}
 	switch {
 	case f.LV != "":
-		v.Name = f.VG + "-" + f.LV
+		v.Name = mapperName(f.VG, f.LV)
 	case f.Disk != "" && f.Partition > 0:
 		v.Name = fmt.Sprintf("p%d", f.Partition)
 	case f.Disk != "":

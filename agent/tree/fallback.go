@@ -256,6 +256,8 @@ func (v *openedVolume) advice(err error, fallback bool) string {
 		return "It is encrypted. " + buildAdvice + " Give it the key with --key-file."
 	case v.left && !fallback:
 		return buildAdvice + " Until then its bytes are under /disks for other tools."
+	case v.LV != nil && v.Err != nil && !v.left:
+		return "Choose a backup that has all disks of the VM; the bytes that are there are under /disks."
 	}
 	return KindOf(err).Advice()
 }

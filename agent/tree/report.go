@@ -34,7 +34,8 @@ type OperatingSystem struct {
 	Name    string `json:"name,omitempty"`    // PRETTY_NAME: "Debian GNU/Linux 12 (bookworm)"
 }
 
-func (o OperatingSystem) title() string {
+// Title is the system's name for a person.
+func (o OperatingSystem) Title() string {
 	if o.Name != "" {
 		return o.Name
 	}
@@ -100,7 +101,8 @@ type FallbackReport struct {
 	Advice   string        `json:"advice,omitempty"`
 }
 
-func (f FallbackReport) sentence() string {
+// Sentence tells a person how it stands.
+func (f FallbackReport) Sentence() string {
 	switch f.State {
 	case FallbackNotStarted:
 		return f.Engine + " reads some of its disks; it starts when their folder is opened, which can take a minute"

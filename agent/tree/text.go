@@ -139,7 +139,7 @@ func readme(backups []BackupReport) string {
 		"  /METADATA.json                how every disk was read, with all errors and warnings\n\nHere:\n\n")
 	for _, r := range backups {
 		for _, s := range r.OperatingSystems {
-			fmt.Fprintf(&b, "  %s  %s\n", s.Path, s.title())
+			fmt.Fprintf(&b, "  %s  %s\n", s.Path, s.Title())
 		}
 		for _, m := range r.Mounts {
 			if m.Note != "" {
@@ -155,7 +155,7 @@ func readme(backups []BackupReport) string {
 			}
 		}
 		if f := r.Fallback; f != nil {
-			fmt.Fprintf(&b, "  /backups/%s  %s\n", r.Name, f.sentence())
+			fmt.Fprintf(&b, "  /backups/%s  %s\n", r.Name, f.Sentence())
 		}
 		for _, d := range r.Disks {
 			readmeDisk(&b, d)
