@@ -13,8 +13,8 @@ import (
 // what the kernel makes of it.
 func TestInterrupted(t *testing.T) {
 	for _, v := range variants {
-		switch v.name {
-		case "4k", "1k", "wrapped", "rmapbt":
+		switch v.name { // those whose buffers never lie across a multiple of 16 KiB
+		case "4k", "rmapbt", "wrapped":
 		default:
 			continue
 		}
@@ -28,11 +28,10 @@ func TestInterrupted(t *testing.T) {
 			if _, err := extent.ReadFull(ours, done, 0); err != nil {
 				t.Fatal(err)
 			}
-			for percent := 100; percent > 0; percent -= 45 {
+			for percent := 100; percent > 0; percent -= 40 {
 				rng := rand.New(rand.NewPCG(uint64(percent), 1))
 				n := m.clone()
-				// Buffers are written as a whole, and none here is larger than 32 blocks.
-				unit := 32 * int(m.g.BlockSize)
+				const unit = 16 << 10 // buffers are written as a whole, and none here is larger or lies across
 				for at := 0; at < len(n.b); at += unit {
 					if rng.IntN(100) < percent {
 						copy(n.b[at:], done[at:min(at+unit, len(done))])
