@@ -137,7 +137,7 @@ func makeLVM(c config, f format, src string, mib int) error {
 	mib = (mib + 2*pvExtent - 1) / (2 * pvExtent) * (2 * pvExtent)
 	flat := filepath.Join(c.work, "flat.raw")
 	_ = os.Remove(flat)
-	defer os.Remove(flat)
+	defer func() { _ = os.Remove(flat) }()
 	if err := sh("mke2fs", "-q", "-F", "-t", "ext4", "-d", src, flat, strconv.Itoa(mib)+"M"); err != nil {
 		return err
 	}

@@ -8,7 +8,7 @@ if [ "$root" = --check ]; then
   trap 'rm -rf "$root"' EXIT
 fi
 mkdir -p "$root/api/v1alpha1" "$root/deploy/crds" "$root/docs"
-tool() { go tool -modfile=tools/go.mod "$@"; }
+tool() { go tool -modfile=tools/manifests/go.mod "$@"; }
 tool controller-gen object crd:maxDescLen=400 paths=./api/v1alpha1/... \
   output:object:dir="$root/api/v1alpha1" output:crd:dir="$root/deploy/crds"
 log=$(tool crd-ref-docs --source-path=./api/v1alpha1 --config=api/v1alpha1/docs.yaml --renderer=markdown \

@@ -36,7 +36,7 @@ func Programs() (dir string, ok bool, err error) {
 		}
 		h.Write(b)
 	}
-	fmt.Fprintln(h, runtime.Version(), runtime.GOARCH, buildFlags, programs)
+	_, _ = fmt.Fprintln(h, runtime.Version(), runtime.GOARCH, buildFlags, programs)
 	cache := os.Getenv(CacheEnv)
 	if cache == "" {
 		if cache, err = os.UserCacheDir(); err != nil {
@@ -78,7 +78,7 @@ func Build(ctx context.Context) (dir string, err error) {
 	if err != nil {
 		return "", err
 	}
-	defer os.RemoveAll(part)
+	defer func() { _ = os.RemoveAll(part) }()
 	args := append([]string{"build", "-o", part + "/"}, buildFlags...)
 	for _, p := range programs {
 		args = append(args, "k8s.io/kubernetes/cmd/"+p)
