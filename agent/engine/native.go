@@ -4,6 +4,7 @@ import (
 	"vmfr/agent/extent"
 	"vmfr/agent/fsys"
 	"vmfr/agent/fsys/ext4"
+	"vmfr/agent/fsys/ntfs"
 	"vmfr/agent/fsys/xfs"
 	"vmfr/agent/volume"
 )
@@ -14,6 +15,7 @@ func Native() []Engine {
 	return []Engine{
 		native("ext4", ext4.Open, ext4.Options{}),
 		native("xfs", xfs.Open, xfs.Options{}),
+		native("ntfs", ntfs.Open, ntfs.Options{}),
 	}
 }
 
