@@ -51,13 +51,14 @@ type unit struct {
 	vg, lv  string // of a logical volume
 	shows   []*content
 	pending bool // the boot will tell
-	apart   bool // not on one disk: an array, shown with the first
+	apart   bool // on no disk that is known: it is shown with the first
 	err     error
 }
 
 // shown is where a file system is.
 type shown struct {
 	path  string
+	top   Node
 	again []string // aliases
 }
 
@@ -87,6 +88,7 @@ func (t *Tree) compose(tab *table, b *backup) (BackupReport, error) {
 	for _, d := range c.disks {
 		c.ownFolder(d)
 	}
+	c.keep()
 	roots := c.roots()
 	for _, r := range roots {
 		c.applyFstab(r)
@@ -204,12 +206,10 @@ func (u *unit) pick(e *fstabEntry) *content {
 func (c *composer) ownFolder(d *diskPlan) {
 	var some, systems []*unit
 	waiting := false
+	lonely := d.lonely()
 	for _, u := range d.units {
-		if u.pending || len(u.shows) > 0 {
+		if (u.pending || len(u.shows) > 0) && (lonely || !u.apart) {
 			some = append(some, u)
-		}
-		if len(some) == 2 && some[1].apart && !some[0].apart {
-			some = some[:1]
 		}
 		waiting = waiting || u.pending
 		if u.root() != nil {
@@ -236,6 +236,11 @@ func (c *composer) ownFolder(d *diskPlan) {
 	c.show(d.shows.main(), key, Node{0, d.own.ino}, d.path, Node{})
 }
 
+// lonely tells that the disk has nothing of its own: what is apart may stand for it.
+func (d *diskPlan) lonely() bool {
+	return !slices.ContainsFunc(d.units, func(u *unit) bool { return !u.apart && (u.pending || len(u.shows) > 0 || u.err != nil) })
+}
+
 // show places a content over a covered directory and returns its root there. The second
 // appearance of one content is an alias. root is where absolute links start: its own root by
 // default.
@@ -245,18 +250,17 @@ func (c *composer) show(x *content, key string, at Node, path string, root Node)
 		c.err = err
 		return Node{}
 	}
-	m := &mounted{fs: x.fs, guest: true, root: root}
+	m := &mounted{fs: x.fs, guest: true, root: root, alias: c.where[x] != nil}
 	if c.b.places.held[key] {
 		m.swap = x.fs.Root()
 	}
-	if w := c.where[x]; w != nil {
-		m.alias = true
-		w.again = append(w.again, path)
-	} else {
-		c.where[x] = &shown{path: path}
-	}
 	top := c.tab.set(i, m)
 	c.tab.cover(at, top)
+	if w := c.where[x]; w != nil {
+		w.again = append(w.again, path)
+	} else {
+		c.where[x] = &shown{path: path, top: top}
+	}
 	return top
 }
 
@@ -305,30 +309,31 @@ func (c *composer) roots() []*system {
 			c.showBeside(u, x)
 		}
 		if w := c.where[x]; w != nil {
-			all = append(all, &system{u: u, x: x, path: w.path, top: c.topOf(x), at: map[*content]string{x: "/"}})
+			all = append(all, &system{u: u, x: x, path: w.path, top: w.top, at: map[*content]string{x: "/"}})
 		}
 	}
 	return all
 }
 
-// topOf is the root of the first appearance of x.
-func (c *composer) topOf(x *content) Node {
-	for _, i := range c.b.places.index {
-		if int(i) < len(c.tab.mounts) {
-			if m := c.tab.mounts[i]; m != nil && m.guest && m.fs == x.fs && !m.alias {
-				return m.top
-			}
-		}
-	}
-	return Node{}
-}
-
 // showBeside gives a content its folder <disk>@<name>.
 func (c *composer) showBeside(u *unit, x *content) {
 	key := u.key(x)
+	if _, ok := c.b.places.names[u.key(nil)]; ok {
+		key = u.key(nil)
+	}
 	name := u.d.besideName(c.b, key, u, x)
 	at := c.tab.static.dir(c.dir, u.d.disk.Name+"@"+name, u.d.mtime)
 	c.show(x, key, Node{0, at.ino}, u.d.path+"@"+name, Node{})
+}
+
+// keep puts back the folders beside the disks that were there before the boot: somebody may
+// be reading them, whatever else shows the same files now.
+func (c *composer) keep() {
+	for _, u := range c.units {
+		if _, ok := c.b.places.names[u.key(nil)]; ok && len(u.shows) > 0 {
+			c.showBeside(u, u.main())
+		}
+	}
 }
 
 // beside places what no fstab has, and the explanations.
@@ -344,18 +349,27 @@ func (c *composer) beside(d *diskPlan) {
 			}
 		case len(u.shows) > 0:
 			c.besideContents(u)
-		case u.err != nil && (state != StateUnreadable || c.b.places.held[u.key(nil)]):
-			name := d.besideName(c.b, u.key(nil), u, nil)
-			c.folder[u] = d.path + "@" + name
-			at := c.tab.static.dir(c.dir, d.disk.Name+"@"+name, d.mtime)
-			text := errorText(c.folder[u], u.err.Error(), u.vol.advice(u.err, c.t.cfg.Fallback != nil))
-			if c.b.places.held[u.key(nil)] {
-				c.say(u.key(nil), Node{0, at.ino}, "ERROR.txt", text, d.mtime, nil, Node{})
-			} else {
-				c.tab.static.text(at, "ERROR.txt", text, d.mtime)
-			}
+		case c.b.places.held[u.key(nil)] || u.err != nil && (u.apart || state != StateUnreadable):
+			c.excuse(u)
 		}
 	}
+}
+
+// excuse gives a unit without files a folder that says why.
+func (c *composer) excuse(u *unit) {
+	d, key := u.d, u.key(nil)
+	name := d.besideName(c.b, key, u, nil)
+	c.folder[u] = d.path + "@" + name
+	at := c.tab.static.dir(c.dir, d.disk.Name+"@"+name, d.mtime)
+	file, text := readmeName, "What this volume holds is shown under the name of what is in it: look beside this folder.\n"
+	if u.err != nil {
+		file, text = "ERROR.txt", errorText(c.folder[u], u.err.Error(), u.vol.advice(u.err, c.t.cfg.Fallback != nil))
+	}
+	if c.b.places.held[key] {
+		c.say(key, Node{0, at.ino}, file, text, d.mtime, nil, Node{})
+		return
+	}
+	c.tab.static.text(at, file, text, d.mtime)
 }
 
 // besideContents shows what is left of a unit. Of a btrfs that is each subvolume that is not
@@ -523,7 +537,7 @@ func (c *composer) unitFor(f engine.Found) *unit {
 	case f.Disk != "":
 		v.Name = volume.Whole
 	}
-	u := &unit{d: home, vol: v, vg: f.VG, lv: f.LV, apart: f.Disk == "" && f.LV == ""}
+	u := &unit{d: home, vol: v, vg: f.VG, lv: f.LV, apart: f.Disk == ""}
 	home.units = append(home.units, u)
 	return u
 }

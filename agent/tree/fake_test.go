@@ -2,6 +2,7 @@ package tree
 
 import (
 	"context"
+	"encoding/binary"
 	"io"
 	"strings"
 	"testing"
@@ -117,4 +118,19 @@ func read(t *testing.T, tr *Tree, path string) string {
 		t.Fatalf("read %s: %v", path, err)
 	}
 	return string(b)
+}
+
+// twoPartitions is a disk with an MBR and two partitions, each holding what a stub names.
+func twoPartitions(t *testing.T, one, two string) extent.Reader {
+	t.Helper()
+	b := make([]byte, 4<<20)
+	for i, name := range []string{one, two} {
+		e := b[446+16*i:]
+		e[4] = 0x83
+		binary.LittleEndian.PutUint32(e[8:], uint32(2048*(i+1)))
+		binary.LittleEndian.PutUint32(e[12:], 2048)
+		copy(b[(i+1)<<20:], name+"\n")
+	}
+	b[510], b[511] = 0x55, 0xaa
+	return extent.Bytes(b)
 }

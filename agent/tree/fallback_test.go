@@ -259,3 +259,117 @@ func TestFallbackGivenUp(t *testing.T) {
 		}
 	})
 }
+
+// settled boots everything and returns the report of the first backup.
+func settled(t *testing.T, tr *Tree) BackupReport {
+	t.Helper()
+	if err := tr.Settle(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	list(t, tr)
+	oneVisit(t, tr)
+	return tr.Backups()[0]
+}
+
+// found makes a Fallback that answers at once.
+func found(list ...engine.Found) *appliances {
+	return &appliances{answer: func(context.Context, string, []volume.Disk) ([]engine.Found, error) { return list, nil }}
+}
+
+// TestSubvolumes composes a btrfs as Fedora installs it, with a snapshot and a stray folder.
+func TestSubvolumes(t *testing.T) {
+	root := debian("UUID=ffff / btrfs subvol=root,compress=zstd:1\nUUID=ffff /home btrfs subvolid=257\nUUID=ffff /srv/data btrfs subvol=/none\n")
+	for name, stray := range map[string]bool{"only subvolumes": false, "a stray folder": true} {
+		top := map[string]string{"root": "/", "home": "/", "snap": "/"}
+		if stray {
+			top["stray/file"] = "x"
+		}
+		of := func(sub string, id uint64, files map[string]string) engine.Found {
+			return engine.Found{Disk: "d", UUID: "ffff", FS: btrfs(files), Subvolume: sub, SubvolID: id, Default: sub == ""}
+		}
+		tr := fallbackTree(t, found(of("", 5, top), of("snap", 300, root), of("root", 256, root), of("home", 257, map[string]string{"ann": "a"}),
+			of("home/nested", 258, map[string]string{"n": "n"}), of("other", 259, map[string]string{"o": "o"})), stub{}, Backup{Name: "b", Disks: []Disk{disk("d", "btrfs")}})
+		r := settled(t, tr)
+		want := "/ mounted /backups/b/d |/home mounted /backups/b/d/home |/srv/data notFound  there is no such subvolume|"
+		if got := mountsOf(r); got != want || len(r.OperatingSystems) != 1 {
+			t.Errorf("%s: %s\nwant %s; %+v", name, got, want, r.OperatingSystems)
+		}
+		got, err := names(tr, "/backups/b")
+		want = "d d@whole-other d@whole-snap"
+		if stray {
+			want = "d d@tank"
+		}
+		if got != want || err != nil {
+			t.Errorf("%s: folders %s, %v; want %s", name, got, err, want)
+		}
+		if read(t, tr, "/backups/b/d/home/ann") != "a" {
+			t.Error(name)
+		}
+		_ = tr.Close()
+	}
+}
+
+// TestContainers: what is found inside LUKS, in arrays and in thin volumes has a place, and
+// what is not found has a reason.
+func TestContainers(t *testing.T) {
+	lv := func(name string) engine.Found {
+		return engine.Found{Device: "/dev/vg/" + name, VG: "vg", LV: name, FS: btrfs(map[string]string{name: name}), Label: name}
+	}
+	// A key that does not fit, and one that fits.
+	tr := fallbackTree(t, found(
+		engine.Found{Disk: "locked", Err: fmt.Errorf("LUKS: %w", fsys.ErrNoKey)},
+		engine.Found{Device: "/dev/mapper/luks-1", Disk: "open", Encrypted: true, FS: btrfs(debian("LABEL=home /home x\nLABEL=nix /srv/data x")), Type: "ext4"},
+		lv("home"), engine.Found{Device: "/dev/md127", FS: btrfs(map[string]string{"array": "y"})},
+		engine.Found{Disk: "native", FS: btrfs(nil)}, engine.Found{Disk: "", Device: "/dev/md5", Err: errors.New("no such type")},
+	), stub{"native": fsOf("nix", "", map[string]string{"n": "n"})},
+		Backup{Name: "b", Disks: []Disk{disk("open", "btrfs"), disk("locked", "btrfs"), disk("native", "native"), disk("nothing", "btrfs")}})
+	defer tr.Close()
+	r := settled(t, tr)
+	if got, want := mountsOf(r), "/home mounted /backups/b/open/home |/srv/data mounted /backups/b/open/srv/data |"; got != want {
+		t.Errorf("%s\nwant %s", got, want)
+	}
+	got, err := names(tr, "/backups/b")
+	if want := "locked locked@md5 locked@tank native nothing open"; got != want || err != nil {
+		t.Errorf("%s, %v; want %s", got, err, want)
+	}
+	for p, want := range map[string]string{
+		"locked/ERROR.txt": "--key-file", "nothing/ERROR.txt": "libtest found no file system in it", "open/home/home": "home",
+		"open/srv/data/n": "n", "locked@tank/array": "y", "locked@md5/ERROR.txt": "no such type",
+	} {
+		if s := read(t, tr, "/backups/b/"+p); !strings.Contains(s, want) {
+			t.Errorf("%s: %s", p, s)
+		}
+	}
+}
+
+// TestNoFallback says which build reads it, and inspect's --no-fallback leaves it pending.
+func TestNoFallback(t *testing.T) {
+	tr := newTree(t, leave(stub{}), Backup{Name: "b", Disks: []Disk{disk("d", "btrfs")}})
+	if s := read(t, tr, "/backups/b/d/ERROR.txt"); !strings.Contains(s, "tag guestfs") || tr.Dynamic() {
+		t.Error(s)
+	}
+}
+
+// TestKeptFolders: what could be read before a boot stays where it was; the system that the
+// boot brings shows it once more.
+func TestKeptFolders(t *testing.T) {
+	// Two partitions need a table: one disk of two volumes.
+	img := twoPartitions(t, "boot", "btrfs")
+	a := found(engine.Found{Disk: "d", Partition: 2, Encrypted: true, FS: btrfs(debian("LABEL=boot /boot x\n"))})
+	tr := fallbackTree(t, a, stub{"boot": fsOf("boot", "", map[string]string{"kernel": "k"})}, Backup{Name: "b", Disks: []Disk{{Name: "d", Reader: img}}})
+	defer tr.Close()
+	if got, err := names(tr, "/backups/b"); got != "d d@boot" || err != nil || a.boots.Load() != 0 {
+		t.Errorf("%q, %v, %d boots", got, err, a.boots.Load())
+	}
+	before, _ := tr.Resolve("/backups/b/d@boot/kernel", true)
+	own, _ := tr.Resolve("/backups/b/d", true)
+	if s := read(t, tr, "/backups/b/d/boot/kernel"); s != "k" || a.boots.Load() != 1 {
+		t.Errorf("%q after %d boots", s, a.boots.Load())
+	}
+	settled(t, tr)
+	after, _ := tr.Resolve("/backups/b/d@boot/kernel", true)
+	again, _ := tr.Resolve("/backups/b/d", true)
+	if before != after || own != again {
+		t.Errorf("nodes were %v and %v, are %v and %v", before, own, after, again)
+	}
+}

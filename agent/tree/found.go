@@ -16,6 +16,9 @@ func (t *Tree) take(b *backup, found []engine.Found) {
 		case f.FS != nil:
 			x := &content{fs: f.FS, engine: b.boot.engine, label: f.Label, uuid: f.UUID, found: f,
 				subvolume: strings.Trim(f.Subvolume, "/"), subvolID: f.SubvolID, usual: f.Default}
+			if x.label == "" {
+				x.label = f.FS.Info().Label
+			}
 			t.examine(x)
 			b.found = append(b.found, x)
 		case f.Err != nil:
@@ -116,7 +119,11 @@ func (c *composer) reportDisk(d *diskPlan) DiskReport {
 	}
 	r.State = d.state(c.b)
 	if r.State == StateUnreadable && r.Error == "" {
-		r.explain()
+		own := r.Volumes
+		if !d.lonely() {
+			own = own[:len(d.vols)] // without what is apart
+		}
+		r.explain(own)
 	}
 	return r
 }
@@ -177,8 +184,10 @@ func (c *composer) reportSubvolumes(u *unit, r *VolumeReport) {
 // not count, and a physical volume is as good as the logical volumes that lie on the disk.
 func (d *diskPlan) state(b *backup) State {
 	good, bad, pending := 0, 0, 0
+	lonely := d.lonely()
 	for _, u := range d.units {
 		switch {
+		case u.apart && !lonely:
 		case len(u.shows) > 0:
 			good++
 		case u.pending:
@@ -237,12 +246,14 @@ func (b *backup) has(v *openedVolume) bool {
 }
 
 // explain says why no file system is served, from what the volumes hold.
-func (r *DiskReport) explain() {
+func (r *DiskReport) explain(volumes []VolumeReport) {
 	var why []string
-	for _, v := range r.Volumes {
+	for _, v := range volumes {
 		if v.Error != "" {
 			why = append(why, v.Name+": "+v.Error)
-			r.Advice = v.Advice
+			if r.Advice == "" {
+				r.Advice = v.Advice
+			}
 		} else {
 			why = append(why, v.Name+" holds "+v.Content)
 		}

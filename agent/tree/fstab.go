@@ -70,6 +70,22 @@ func parseFstab(text []byte) (entries []fstabEntry, notes []string) {
 	return entries, notes
 }
 
+// parseCrypttab reads crypttab(5): the names of opened containers in /dev/mapper and what they
+// are on. The first line of a name counts.
+func parseCrypttab(text []byte) map[string]string {
+	names := map[string]string{}
+	for n := 0; len(text) > 0 && n < maxFstabLines && len(names) < maxFstabEntries; n++ {
+		var line []byte
+		line, text, _ = bytes.Cut(text, []byte("\n"))
+		f := bytes.Fields(line)
+		if len(f) < 2 || f[0][0] == '#' || names[string(f[0])] != "" {
+			continue
+		}
+		names[string(f[0])] = unquote(string(f[1]))
+	}
+	return names
+}
+
 // parseFields decodes the fields of one line. It is false for one that mount(8) would refuse.
 func parseFields(f [][]byte) (e fstabEntry, ok bool) {
 	if len(f) < 2 || len(f[0]) > maxFstabField || len(f[1]) > maxFstabField {

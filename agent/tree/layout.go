@@ -148,10 +148,10 @@ func (tab *table) forget(b *backup) {
 	of := map[uint16]bool{}
 	for _, i := range b.places.index {
 		of[i] = true
-		if m := tab.mounts[i]; m != nil && m.wait != nil {
-			done := *m
-			done.wait = nil
-			tab.mounts[i] = &done
+		if m := tab.mounts[i]; m != nil {
+			left := *m // what compose does not put back is nobody's first appearance
+			left.wait, left.alias = nil, true
+			tab.mounts[i] = &left
 		}
 	}
 	for from, to := range tab.over {

@@ -67,10 +67,7 @@ func (c *composer) mount(r *system, e *fstabEntry, m *Mount) {
 		return
 	case u.pending:
 		m.State, m.Note = MountPending, "it is read by "+c.b.boot.engine+", which starts when the folder is opened"
-		if c.folder[u] == "" && !u.d.holds {
-			key = u.key(nil)
-		}
-		if c.await(r, e, m, key) && key == u.key(nil) {
+		if c.await(r, e, m, key) && c.folder[u] == "" {
 			c.folder[u] = m.Path
 		}
 		return

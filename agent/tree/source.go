@@ -5,6 +5,8 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+
+	"vmfr/agent/engine"
 )
 
 // source finds the volume that an fstab names as an entry's source.
@@ -41,7 +43,7 @@ func (c *composer) find(r *system, e *fstabEntry) source {
 		return c.byMapper(r, name)
 	}
 	if vg, lv, ok := strings.Cut(strings.TrimPrefix(src, "/dev/"), "/"); ok && vg != "md" && !strings.Contains(lv, "/") {
-		return c.one(r, "no such logical volume", true, func(u *unit) bool { return u.lv == lv && u.vg == vg })
+		return c.one(r, "no such logical volume", true, func(u *unit) bool { return u.lv != "" && u.lv == lv && u.vg == vg })
 	}
 	return c.one(r, "no disk of this backup is known by that name", strings.HasPrefix(src, "/dev/md"), func(u *unit) bool {
 		for _, x := range u.shows {
@@ -82,7 +84,7 @@ func (u *unit) has(f func(label, uuid string) bool) bool {
 		}
 	}
 	// What a container has is its own: nothing inside goes by it.
-	return u.pending && f(u.vol.sig.Label, u.vol.sig.UUID)
+	return u.pending && u.vol.sig.Kind == engine.KindFilesystem && f(u.vol.sig.Label, u.vol.sig.UUID)
 }
 
 // byMapper finds what device-mapper calls name: a logical volume, or an opened LUKS container.

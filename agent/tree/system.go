@@ -37,6 +37,9 @@ func (t *Tree) examine(c *content) {
 	case KindOf(err) != KindNotFound && KindOf(err) != KindNotDir:
 		c.notes = []string{"fstab cannot be read: " + err.Error()}
 	}
+	if text, err := s.read("etc/crypttab", maxFstabSize); err == nil {
+		c.crypt = parseCrypttab(text)
+	}
 }
 
 // single is one file system by itself: paths and links stay inside.
