@@ -22,6 +22,9 @@ func readSuper(r extent.Reader) (sb *super, warning string, err error) {
 		return nil, "", err
 	}
 	sb, err = parseSuper(b, 0, true)
+	if err == nil && sb.has(incompatNeedsRepair) { // the kernel does not mount it either
+		return nil, "", fsys.Corrupt("xfs", "superblock", 0, 0, "it is marked as in need of repair: run xfs_repair in the guest, or on a copy of the disk")
+	}
 	if err == nil || !errors.Is(err, fsys.ErrCorrupt) {
 		return sb, "", err
 	}

@@ -110,6 +110,8 @@ func parseSuper(b []byte, off int64, primary bool) (*super, error) {
 	copy(s.uuid[:], v.Bytes(32, 16))
 	s.metaUUID = s.uuid
 	switch n := version & versionMask; {
+	case n == 0:
+		return nil, bad("it has no version")
 	case n < version4:
 		return nil, fmt.Errorf("xfs: %w: version %d of the format, from before 2001", fsys.ErrUnsupported, n)
 	case n > version5:

@@ -62,9 +62,6 @@ func Open(r extent.Reader, o Options) (*FS, error) {
 	if err != nil {
 		return nil, err
 	}
-	if sb.has(incompatNeedsRepair) { // the kernel does not mount it either
-		return nil, fsys.Corrupt("xfs", "superblock", 0, 0, "it is marked as in need of repair: run xfs_repair in the guest, or on a copy of the disk")
-	}
 	dev, state, dirty, err := replayLog(r, sb, o)
 	if err != nil {
 		return nil, err
