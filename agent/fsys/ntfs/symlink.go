@@ -11,9 +11,9 @@ import (
 const (
 	// maxSymlink is the longest target in bytes that Linux takes (PATH_MAX less the final NUL).
 	maxSymlink = 4095
-	// maxPathDepth bounds the directories on the way to the root: a path has at most 32,767
-	// units in Windows.
-	maxPathDepth = 16384
+	// maxPathDepth bounds the directories on the way to the root: a longer one would not fit in a
+	// target as "../" for each.
+	maxPathDepth = maxSymlink / len("../")
 	// symlinkRelative in a symbolic link: the target is not a full path.
 	symlinkRelative = 1
 )
@@ -175,7 +175,7 @@ func splitPath(s string) []string {
 // itself a link, as they were asked for. whole: all of them are there. inside: they do not leave the
 // root upwards.
 func (f *FS) walkPath(dir uint64, parts []string) (out []string, whole, inside bool) {
-	if len(parts) > maxPathDepth {
+	if len(parts) > maxSymlink {
 		return nil, false, false
 	}
 	out = make([]string, 0, len(parts))
@@ -303,7 +303,7 @@ func (f *FS) depth(dir uint64) (int, error) {
 			return 0, err
 		}
 	}
-	return 0, fsys.Corrupt("ntfs", "directory", fsys.Ino(dir), -1, "it has no way to the root")
+	return 0, fsys.Corrupt("ntfs", "directory", fsys.Ino(dir), -1, "it has no way to the root of at most %d directories", maxPathDepth)
 }
 
 // system is what is known of the Windows on this volume.
