@@ -142,7 +142,7 @@ func differences(a, b fsys.Attr, ea, eb *entry, suma, sumb string) []string {
 		}
 	}
 	add(a.Mode&fsys.ModeFmt != b.Mode&fsys.ModeFmt, "type")
-	add(!a.IsDir() && a.Size != b.Size, "size")
+	add(!a.IsDir() && !b.IsDir() && a.Size != b.Size, "size")
 	add(!a.Mtime.Equal(b.Mtime), "time")
 	add(a.UID != b.UID || a.GID != b.GID, "owner")
 	add((a.Mode^b.Mode)&^fsys.ModeFmt != 0, "mode")
