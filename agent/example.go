@@ -62,7 +62,7 @@ func exampleFile(t *tree.Tree) string {
 			case err != nil:
 			case a.IsRegular():
 				return path
-			case a.IsDir():
+			case a.IsDir() && !t.Volatile(c): // that would start an appliance
 				todo = append(todo, path)
 			}
 		}
@@ -86,6 +86,9 @@ func writeDisk(b *strings.Builder, backup string, d tree.DiskReport) {
 	}
 	for _, w := range d.Warnings {
 		fmt.Fprintf(b, "    warning: %s\n", oneLineText(w))
+	}
+	if d.State == tree.StatePending {
+		b.WriteString("    libguestfs reads some of it; that starts when its folder is opened and can take a minute\n")
 	}
 	for _, v := range d.Volumes {
 		if v.FileSystem == nil {

@@ -10,7 +10,11 @@ import (
 
 // take keeps what a boot has found. What the native engines read stays theirs.
 func (t *Tree) take(b *backup, found []engine.Found) {
-	for _, f := range found {
+	for i, f := range found {
+		if i == maxFound {
+			b.more = len(found) - maxFound
+			break
+		}
 		switch {
 		case b.readNatively(f):
 		case f.FS != nil:
@@ -83,6 +87,9 @@ func (c *composer) report(roots []*system) BackupReport {
 		for _, n := range s.x.notes {
 			r.Warnings = append(r.Warnings, s.path+": "+n)
 		}
+	}
+	if c.b.more > 0 {
+		r.Warnings = append(r.Warnings, fmt.Sprintf("%s found %d more file systems than the %d that are shown", c.b.boot.engine, c.b.more, maxFound))
 	}
 	for _, g := range c.b.groups {
 		r.VolumeGroups = append(r.VolumeGroups, VolumeGroup{Name: g.Name, UUID: g.UUID, Disks: g.Disks, Missing: g.Missing, Warnings: g.Warnings})

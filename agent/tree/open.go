@@ -90,6 +90,7 @@ type backup struct {
 	places  places
 	found   []*content     // by the fallback; empty before its boot
 	refused []engine.Found // what it found and cannot show
+	more    int            // that it found beyond maxFound
 }
 
 // openedDisk is a disk with its volumes, before it has a place in the tree.

@@ -6,7 +6,6 @@ import (
 	"testing"
 
 	"vmfr/agent/engine"
-	"vmfr/agent/fsys"
 	"vmfr/agent/volume"
 )
 
@@ -225,5 +224,3 @@ func TestDualBoot(t *testing.T) {
 	list(t, tr)
 	oneVisit(t, tr)
 }
-
-var _ fsys.FS = named{}

@@ -64,10 +64,17 @@ func (t *Tree) ResolveStream(path string) (Node, string, error) {
 	if err != nil {
 		return Node{}, "", fmt.Errorf("%q: %w", path, err)
 	}
+	fold := ""
 	for _, s := range streams {
 		if s.Name == last[i+1:] {
 			return n, s.Name, nil
 		}
+		if fold == "" && strings.EqualFold(s.Name, last[i+1:]) {
+			fold = s.Name // Windows does not tell the case of names apart
+		}
+	}
+	if fold != "" {
+		return n, fold, nil
 	}
 	return Node{}, "", none
 }
