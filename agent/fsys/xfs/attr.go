@@ -18,12 +18,17 @@ const (
 	attrIncomplete = 0x80 // being made or removed when the guest stopped
 )
 
-// Limits of what is returned: Linux lets no value be longer (XATTR_SIZE_MAX), and the sum keeps
-// a hostile inode from filling the memory.
+// Limits of what is returned: Linux lets no value be longer (XATTR_SIZE_MAX), and the sum, with the
+// memory that each one takes besides, keeps a hostile inode from filling the memory. It allows
+// more names than listxattr(2) can return.
 const (
 	maxAttrValue = 64 << 10
 	maxAttrTotal = 8 << 20
+	attrOverhead = 64
 )
+
+// maxAttrLeaves is enough for maxAttrTotal in the smallest blocks, each a quarter full.
+const maxAttrLeaves = 4 * maxAttrTotal / 512
 
 // A short form: size in all (2), count (1), unused (1); then for each attribute name length (1),
 // value length (1), flags (1), name, value.
@@ -47,7 +52,7 @@ const (
 type attrSet struct {
 	out   map[string][]byte
 	total int
-	limit bool // the sum of the values is above the limit
+	limit bool // the sum is above the limit
 }
 
 // shown tells whether programs see an attribute with these flags.
@@ -56,7 +61,7 @@ func shown(flags uint8) bool { return flags&(attrParent|attrIncomplete) == 0 }
 // add takes one attribute; v is copied. An access control list is shown in both forms, as the kernel
 // does. The error says why a list cannot be one.
 func (a *attrSet) add(flags uint8, name, v []byte) error {
-	if a.total += len(v); a.total > maxAttrTotal {
+	if a.total += len(name) + len(v) + attrOverhead; a.total > maxAttrTotal {
 		a.limit = true
 		return nil
 	}
@@ -158,11 +163,20 @@ func (f *FS) leafAttrs(n *inode, set *attrSet) error {
 	if err != nil {
 		return err
 	}
-	// Blocks that hold no more than maxAttrTotal with the smallest entries.
-	leaves := ondisk.NewBudget("chain of leaves", maxAttrTotal/512)
-	for {
+	leaves := ondisk.NewBudget("chain of leaves", maxAttrLeaves)
+	for last := uint32(0); ; {
 		if err := t.attrLeaf(d, set); err != nil || set.limit || d.forw == 0 {
 			return err
+		}
+		if d.count > 0 { // a chain that is not in the order of its hashes may be a circle
+			e := d.b[attrLeafEntriesV4:]
+			if f.sb.v5 {
+				e = d.b[attrLeafEntriesV5:]
+			}
+			if binary.BigEndian.Uint32(e) < last {
+				return t.bad(d.off, "the leaves are not in the order of their hashes")
+			}
+			last = binary.BigEndian.Uint32(e[(d.count-1)*attrEntrySize:])
 		}
 		if err := leaves.Spend(1); err != nil {
 			return t.bad(d.off, "%v", err)

@@ -348,7 +348,7 @@ var hostileCases = []hostileCase{
 		at := h.attrBlock("xn", uint64(lblk))
 		h.put32(at+daForw, lblk)
 		h.sealAttr(at)
-	}, xattrs("xn"), corrupt, "chain of leaves", "xn"},
+	}, xattrs("xn"), corrupt, "order of their hashes", "xn"},
 	{"attribute node level", attr("xn", daCountV5+2, 0, 9), xattrs("xn"), corrupt, "a node of level 9", "xn"},
 	{"attribute leaf in a hole", attr("xn", daEntriesV5+4, 0x7F), xattrs("xn"), corrupt, "a hole at logical block", "xn"},
 	{"attribute tree without blocks", inodeBytes("xl", 80, 0, 0), xattrs("xl"), nil, "", "xl"},

@@ -43,10 +43,9 @@ type super struct {
 	rootIno    uint64
 	internal   [5]uint64 // quota and realtime inodes: never objects of the tree
 
-	logStart      uint64 // block address as on disk; 0: the log is on another device
-	logBlocks     uint64
-	logSectorSize uint64
-	logUnit       uint64
+	logStart  uint64 // block address as on disk; 0: the log is on another device
+	logBlocks uint64
+	logUnit   uint64
 
 	uuid     [16]byte
 	metaUUID [16]byte // as blocks of metadata record it
@@ -79,7 +78,8 @@ func parseSuper(b []byte, off int64, primary bool) (*super, error) {
 	bad := func(reason string, args ...any) error {
 		return fsys.Corrupt("xfs", "superblock", 0, off, reason, args...)
 	}
-	version, features2 := v.U16(100), v.U32(200)
+	// Some kernels wrote the second field at the wrong place, so that a reader takes both together.
+	version, features2 := v.U16(100), v.U32(200)|v.U32(204)
 	s := &super{
 		blockSize:      uint64(v.U32(4)),
 		blocks:         v.U64(8),
@@ -100,7 +100,6 @@ func parseSuper(b []byte, off int64, primary bool) (*super, error) {
 		icount:         v.U64(128),
 		ifree:          v.U64(136),
 		fdblocks:       v.U64(144),
-		logSectorSize:  uint64(v.U16(194)),
 		logUnit:        uint64(v.U32(196)),
 		v5:             version&versionMask == version5,
 		ci:             version&versionCI != 0,
@@ -195,9 +194,6 @@ func (s *super) checkSizes(v *ondisk.View, bad func(string, ...any) error) error
 	case s.v5 && s.inodeSize < 512:
 		return bad("version 5 with inodes of %d bytes", s.inodeSize)
 	}
-	if s.logSectorSize == 0 { // version 1 logs have sectors of 512 bytes
-		s.logSectorSize = 512
-	}
 	return nil
 }
 
@@ -218,9 +214,6 @@ func (s *super) checkGeometry(bad func(string, ...any) error) error {
 	if s.logStart != 0 {
 		if _, ok := s.linear(s.logStart, s.logBlocks); !ok || s.logBlocks == 0 {
 			return bad("a log of %d blocks at block %#x", s.logBlocks, s.logStart)
-		}
-		if n := s.logSectorSize; bits.OnesCount64(n) != 1 || n < 1<<minSectorLog || n > 1<<maxSectorLog {
-			return bad("log sectors of %d bytes", n)
 		}
 	}
 	return nil
