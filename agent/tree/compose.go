@@ -108,7 +108,7 @@ func newUnit(d *diskPlan, v *openedVolume, k *boot) *unit {
 	if v.content != nil {
 		u.shows = []*content{v.content}
 	}
-	u.pending = v.left && k.unsettled()
+	u.pending = v.left && k.awaited()
 	return u
 }
 
@@ -495,7 +495,7 @@ var validByte = func() (ok [128]bool) {
 // deal hands what the fallback has found to the volumes that hold it, and makes volumes of
 // what no scan could see.
 func (c *composer) deal() {
-	if c.b.boot == nil || c.b.boot.unsettled() {
+	if c.b.boot == nil || c.b.boot.awaited() {
 		return
 	}
 	for _, x := range c.b.found {

@@ -35,8 +35,18 @@ var errLate = errors.New("it did not answer in time")
 // graceful is how much longer than BootLimit a caller waits, for the appliance to notice.
 const graceful = 10 * time.Second
 
-// unsettled tells whether a boot can still change what the backup shows.
+// unsettled tells whether a boot can still change what the tree shows.
 func (b *boot) unsettled() bool {
+	if b == nil {
+		return false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return !b.settled || b.flight != nil
+}
+
+// awaited tells, while a table is made, whether what the boot has to tell is not known.
+func (b *boot) awaited() bool {
 	if b == nil {
 		return false
 	}
@@ -139,7 +149,7 @@ func (t *Tree) await(ctx context.Context, b *backup) error {
 		return nil
 	}
 	k.mu.Lock()
-	if k.settled || k.flight == nil && k.failure != nil && t.now().Before(k.retry) {
+	if k.flight == nil && (k.settled || k.failure != nil && t.now().Before(k.retry)) {
 		k.mu.Unlock()
 		return nil
 	}

@@ -373,3 +373,40 @@ func TestKeptFolders(t *testing.T) {
 		t.Errorf("nodes were %v and %v, are %v and %v", before, own, after, again)
 	}
 }
+
+// sluggish takes its time to look a name up.
+type sluggish struct{ labelled }
+
+func (s sluggish) Lookup(d fsys.Ino, n string) (fsys.Ino, error) {
+	time.Sleep(time.Second)
+	return s.labelled.Lookup(d, n)
+}
+
+// TestLateCaller: who comes after the boot and before its table sees the new one, too, and
+// nothing is said to be final before it is.
+func TestLateCaller(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := found(engine.Found{Disk: "d", FS: sluggish{labelled{guestFS(map[string]string{"f": "x"}), "", 255}}})
+		tr := fallbackTree(t, a, stub{}, Backup{Name: "b", Disks: []Disk{disk("d", "btrfs")}})
+		defer tr.Close()
+		n, _ := tr.Resolve("/backups/b/d", true)
+		folder, _ := tr.Resolve("/backups/b", true)
+		var wg sync.WaitGroup
+		for i := range 5 {
+			wg.Go(func() {
+				time.Sleep(time.Duration(i) * 500 * time.Millisecond)
+				if _, err := tr.Lookup(n, "f"); err != nil {
+					t.Errorf("caller %d: %v", i, err)
+				}
+			})
+		}
+		time.Sleep(1500 * time.Millisecond) // the boot is over, its file system is looked at
+		if !tr.Dynamic() || !tr.Volatile(n) || !tr.Volatile(folder) {
+			t.Error("final before the table is there")
+		}
+		wg.Wait()
+		if tr.Dynamic() || tr.Volatile(n) || tr.Volatile(folder) || a.boots.Load() != 1 {
+			t.Errorf("not final afterwards; %d boots", a.boots.Load())
+		}
+	})
+}

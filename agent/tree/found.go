@@ -82,6 +82,11 @@ func (c *composer) report(roots []*system) BackupReport {
 	}
 	for _, s := range roots {
 		os := *s.x.system
+		if os.ID == "" && os.Name == "" { // perhaps because /usr had to be mounted first
+			if known := (single{c.tab, s.top}).linux(); known != nil {
+				os = *known
+			}
+		}
 		os.Path = s.path
 		r.OperatingSystems = append(r.OperatingSystems, os)
 		for _, n := range s.x.notes {
@@ -232,7 +237,7 @@ func (b *backup) logical(group, disk string) (good, bad, pending int) {
 				continue
 			}
 			switch {
-			case v.left && b.boot.unsettled():
+			case v.left && b.boot.awaited():
 				pending++
 			case v.err != nil && !b.has(v):
 				bad++

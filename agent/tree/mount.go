@@ -51,7 +51,8 @@ func (c *composer) mount(r *system, e *fstabEntry, m *Mount) {
 		m.Volume = r.u.vol.Name
 		return
 	}
-	if _, noauto := e.option("noauto"); noauto {
+	_, noauto := e.option("noauto")
+	if _, onAccess := e.option("x-systemd.automount"); noauto && !onAccess {
 		m.State = MountNoAuto
 		return
 	}

@@ -194,7 +194,7 @@ func (c *composer) one(r *system, why string, later bool, is func(*unit) bool) s
 		}
 	}
 	if len(all) == 0 {
-		return source{why: why, later: later && c.b.boot.unsettled()}
+		return source{why: why, later: later && c.b.boot.awaited()}
 	}
 	s := source{unit: all[0]}
 	for _, u := range all {

@@ -201,6 +201,17 @@ func TestSystems(t *testing.T) {
 	}
 }
 
+// TestSeparateUsr: the name of a system whose /usr is a file system of its own.
+func TestSeparateUsr(t *testing.T) {
+	tr := newTree(t, stub{
+		"root": fsOf("", "aaaa", map[string]string{"etc/os-release": "-> ../usr/lib/os-release", "etc/fstab": "LABEL=usr /usr x noauto,x-systemd.automount\n", "usr": "/"}),
+		"usr":  fsOf("usr", "", map[string]string{"lib/os-release": "ID=arch"}),
+	}, Backup{Name: "b", Disks: []Disk{disk("r", "root"), disk("u", "usr")}})
+	if s := tr.Backups()[0].OperatingSystems; len(s) != 1 || s[0].ID != "arch" || read(t, tr, "/backups/b/r/etc/os-release") != "ID=arch" {
+		t.Errorf("%+v", s)
+	}
+}
+
 // TestDualBoot: two systems on different disks claim one data disk, and both show it.
 func TestDualBoot(t *testing.T) {
 	tr := newTree(t, stub{

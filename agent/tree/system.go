@@ -55,20 +55,20 @@ func alone(t *Tree, fs fsys.FS) single {
 
 // read returns at most limit bytes of a regular file.
 func (s single) read(path string, limit int64) ([]byte, error) {
-	w := walk{space: s.tab, stack: []Node{s.top}}
-	if err := w.run(path, true); err != nil {
+	n, err := s.walk(path, true)
+	if err != nil {
 		return nil, err
 	}
-	r, err := s.tab.open(w.top())
+	r, err := s.tab.open(n)
 	if err != nil {
 		return nil, err
 	}
 	b := make([]byte, max(0, min(limit, r.Size())))
-	n, err := s.tab.readAt(w.top(), r, b)
+	k, err := s.tab.readAt(n, r, b)
 	if err == io.EOF {
 		err = nil
 	}
-	return b[:n], err
+	return b[:k], err
 }
 
 // linux reads os-release(5); nil where there is none.
@@ -79,7 +79,24 @@ func (s single) linux() *OperatingSystem {
 			return &os
 		}
 	}
+	// Where /usr is a file system of its own, the link leads nowhere until that is mounted.
+	if n, err := s.walk("etc/os-release", false); err == nil {
+		if a, err := s.tab.Attr(n); err == nil && a.IsSymlink() {
+			if n, err = s.walk("etc/fstab", true); err == nil {
+				if a, err = s.tab.Attr(n); err == nil && a.IsRegular() {
+					return &OperatingSystem{Family: "linux"}
+				}
+			}
+		}
+	}
 	return nil
+}
+
+// walk finds a path inside the file system.
+func (s single) walk(path string, follow bool) (Node, error) {
+	w := walk{space: s.tab, stack: []Node{s.top}}
+	err := w.run(path, follow)
+	return w.top(), err
 }
 
 // parseOSRelease takes ID, VERSION_ID and PRETTY_NAME from os-release(5): shell assignments,

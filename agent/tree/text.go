@@ -6,6 +6,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"vmfr/agent/fsys"
 )
@@ -143,7 +145,7 @@ func readme(backups []BackupReport) string {
 		}
 		for _, m := range r.Mounts {
 			if m.Note != "" {
-				fmt.Fprintf(&b, "      %s (%s): %s: %s\n", oneLine(m.MountPoint), oneLine(m.Source), m.State, m.Note)
+				fmt.Fprintf(&b, "      %s (%s): %s: %s\n", oneLine(m.MountPoint), oneLine(m.Source), m.State, oneLine(m.Note))
 			}
 		}
 		for _, g := range r.VolumeGroups {
@@ -176,12 +178,12 @@ func readmeDisk(b *strings.Builder, d DiskReport) {
 		if v.FileSystem == nil {
 			continue
 		}
-		fmt.Fprintf(b, "      %s: %s, read by %s", v.Path, v.FileSystem.Type, v.FileSystem.Engine)
+		fmt.Fprintf(b, "      %s: %s, read by %s", oneLine(v.Path), v.FileSystem.Type, v.FileSystem.Engine)
 		if v.FileSystem.Journal != "" {
 			fmt.Fprintf(b, ", journal %s", v.FileSystem.Journal)
 		}
 		for _, p := range v.MountedAt {
-			fmt.Fprintf(b, ", also at %s", p)
+			fmt.Fprintf(b, ", also at %s", oneLine(p))
 		}
 		b.WriteByte('\n')
 		for _, w := range v.FileSystem.Warnings {
@@ -196,7 +198,7 @@ func diskText(d DiskReport, why string) string {
 	b.WriteString(why + "\n")
 	for _, v := range d.Volumes {
 		for _, p := range append(v.Roots(), v.MountedAt...) {
-			fmt.Fprintf(&b, "  %s  (%s)\n", p, v.Content)
+			fmt.Fprintf(&b, "  %s  (%s)\n", oneLine(p), v.Content)
 		}
 	}
 	return b.String()
@@ -204,8 +206,8 @@ func diskText(d DiskReport, why string) string {
 
 // oneLine keeps a guest's text from making lines of its own.
 func oneLine(s string) string {
-	if q := fmt.Sprintf("%q", s); q[1:len(q)-1] != s {
-		return q
+	if !utf8.ValidString(s) || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return fmt.Sprintf("%q", s)
 	}
 	return s
 }
