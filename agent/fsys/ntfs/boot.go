@@ -59,7 +59,7 @@ func readBoot(r extent.Reader) (*boot, string, error) {
 	if !ours && (len(bytes.Trim(raw, "\x00")) > 0 || otherFormat(r)) {
 		return nil, "", fsys.ErrNotRecognized
 	}
-	primary := error(fsys.ErrNotRecognized)
+	primary := fsys.ErrNotRecognized
 	if ours {
 		b, err := parseBoot(raw, 0)
 		if err == nil || errors.Is(err, fsys.ErrUnsupported) {

@@ -48,9 +48,7 @@ func FuzzImage(f *testing.F) {
 			hot = append(hot, s)
 		}
 	}
-	for _, s := range listSectors(h) {
-		hot = append(hot, s)
-	}
+	hot = append(hot, listSectors(h)...)
 	f.Logf("%d sectors", len(hot))
 	f.Add([]byte{0, 0x0D, 0, 8})
 	f.Add([]byte{1, 0x14, 0, 0x40, 9, 0x38, 0, 1})

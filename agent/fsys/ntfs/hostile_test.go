@@ -367,11 +367,11 @@ func statAll(path string) probe {
 	return func(h *hostile, fs *FS) error {
 		names, err := fsystest.ReadAll(fs, h.ino(path), 100)
 		if err != nil {
-			return fmt.Errorf("the listing itself: %v", err)
+			return fmt.Errorf("the listing itself: %w", err)
 		}
 		for _, d := range names {
 			if ino, err := fs.Lookup(h.ino(path), d.Name); err != nil || ino != d.Ino {
-				return fmt.Errorf("%q is listed as %d and found as %d: %v", d.Name, d.Ino, ino, err)
+				return fmt.Errorf("%q is listed as %d and found as %d: %w", d.Name, d.Ino, ino, err)
 			}
 			if _, err := fs.Stat(d.Ino); err != nil {
 				return err

@@ -45,7 +45,7 @@ func (n *object) interix(std standard) (uint32, []byte, error) {
 	if err := readFull(r, b[:interixMagic], 0); err != nil {
 		return 0, nil, err
 	}
-	mode := fsys.ModeRegular
+	var mode uint32
 	switch string(b[:interixMagic]) {
 	case interixLink:
 		mode = fsys.ModeSymlink

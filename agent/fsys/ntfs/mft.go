@@ -162,7 +162,7 @@ func (f *FS) record(num uint64) (record, error) {
 	}
 	if err == nil {
 		at := num % per
-		if err := c.bad[at]; err == errFree {
+		if err := c.bad[at]; errors.Is(err, errFree) {
 			return record{}, errFree
 		} else if err != nil {
 			return f.damagedRecord(num, err)
@@ -175,7 +175,7 @@ func (f *FS) record(num uint64) (record, error) {
 		return f.damagedRecord(num, err)
 	}
 	switch err := openRecord(b); {
-	case err == errFree:
+	case errors.Is(err, errFree):
 		return record{}, errFree
 	case err != nil:
 		return f.damagedRecord(num, err)
@@ -233,7 +233,7 @@ func openRecord(b []byte) error {
 	if err == nil {
 		err = checkRecord(b)
 	}
-	if err != nil && err != errFree {
+	if err != nil && !errors.Is(err, errFree) {
 		err = damage{err}
 	}
 	return err

@@ -59,7 +59,6 @@ type record struct {
 
 func (r record) seq() uint16     { return binary.LittleEndian.Uint16(r.b[0x10:]) }
 func (r record) flags() uint16   { return binary.LittleEndian.Uint16(r.b[0x16:]) }
-func (r record) inUse() bool     { return r.flags()&recordInUse != 0 }
 func (r record) base() reference { return reference(binary.LittleEndian.Uint64(r.b[0x20:])) }
 
 // fits tells whether a reference still means this record.
