@@ -119,6 +119,20 @@ func (c *Cache[K, V]) Peek(k K) (V, bool) {
 	return zero, false
 }
 
+// Put keeps v under k, unless k is kept or being loaded: then that value stays. It never waits,
+// so a load may put other values that came with its own.
+func (c *Cache[K, V]) Put(k K, v V) {
+	s := c.of(k)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.entries[k]; ok {
+		return
+	}
+	if _, ok := s.flights[k]; !ok {
+		s.put(k, v, c.size(v))
+	}
+}
+
 // put keeps v under k and drops the least recently used values until the limit holds.
 // The shard is locked.
 func (s *shard[K, V]) put(k K, v V, size int64) {

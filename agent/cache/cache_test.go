@@ -207,3 +207,22 @@ func BenchmarkHit(b *testing.B) {
 		}
 	})
 }
+
+// TestPut: a load may put its own key, which it must not wait for, and others.
+func TestPut(t *testing.T) {
+	c := New[int](1<<20, func(string) int64 { return 8 })
+	v, err := c.Get(1, func() (string, error) {
+		c.Put(1, "early")
+		c.Put(2, "beside")
+		return "loaded", nil
+	})
+	if v != "loaded" || err != nil {
+		t.Errorf("%q, %v", v, err)
+	}
+	c.Put(1, "late")
+	for k, want := range map[int]string{1: "loaded", 2: "beside"} {
+		if v, ok := c.Peek(k); !ok || v != want {
+			t.Errorf("%d is %q, %v", k, v, ok)
+		}
+	}
+}
