@@ -258,12 +258,13 @@ func (a *Appliance) boot() (_ *process, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("libguestfs did not start: %w; `libguestfs-test-tool` tells what is wrong with its installation", err)
 	}
+	booted := time.Now()
 	if err := a.scan(p); err != nil {
 		p.kill(err)
 		<-p.done
 		return nil, err
 	}
-	o.Log.Info("libguestfs runs", "backup", a.name, "disks", len(a.disks), "kvm", withKVM, "seconds", time.Since(began).Seconds())
+	o.Log.Info("libguestfs runs", "backup", a.name, "disks", len(a.disks), "kvm", withKVM, "boot", booted.Sub(began), "scan", time.Since(booted))
 	return p, nil
 }
 

@@ -250,12 +250,7 @@ func (f *FS) object(ino fsys.Ino) (*object, error) {
 }
 
 // keep puts o into the cache.
-func (f *FS) keep(o *object) {
-	k := objectKey{f.index, o.attr.Ino}
-	if _, ok := f.a.attrs.Peek(k); !ok {
-		_, _ = f.a.attrs.Get(k, func() (*object, error) { return o, nil })
-	}
-}
+func (f *FS) keep(o *object) { f.a.attrs.Put(objectKey{f.index, o.attr.Ino}, o) }
 
 // learn checks an entry of directory dir and gives it its number. vol is the directory's.
 func (f *FS) learn(dir fsys.Ino, vol uint32, e *wire.Entry) (*object, error) {

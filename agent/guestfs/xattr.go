@@ -65,10 +65,7 @@ func (f *FS) keepXattrs(dir fsys.Ino, name string, m map[string][]byte) {
 		return
 	}
 	if i, ok := l.find(name); ok {
-		k := objectKey{f.index, l.entries[i].Ino}
-		if _, have := f.a.xattrs.Peek(k); !have {
-			_, _ = f.a.xattrs.Get(k, func() (map[string][]byte, error) { return m, nil })
-		}
+		f.a.xattrs.Put(objectKey{f.index, l.entries[i].Ino}, m)
 	}
 }
 

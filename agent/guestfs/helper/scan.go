@@ -208,21 +208,40 @@ func (h *helper) filesystems(d device, kind string) []wire.Volume {
 	}
 	v.SubvolID, v.Default = btrfsTop, true
 	out := []wire.Volume{v}
-	subs, err := h.g.Btrfs_subvolume_list(d.name)
+	subs, def, err := h.subvolumes(d.name)
 	if err != nil {
-		return out
-	}
-	def, err := h.g.Btrfs_subvolume_get_default(d.name)
-	if err != nil {
-		def = btrfsTop
+		return out // mounting it will say why
 	}
 	out[0].Default = def == btrfsTop
-	for _, s := range *subs {
+	for _, s := range subs {
 		sub := v
 		sub.Subvolume, sub.SubvolID, sub.Default = s.Btrfssubvolume_path, s.Btrfssubvolume_id, int64(s.Btrfssubvolume_id) == def
 		out = append(out, sub)
 	}
 	return out
+}
+
+// subvolumes lists a btrfs' subvolumes and its default. Asked by its device, libguestfs would
+// mount the default and name the others as they are seen from there.
+func (h *helper) subvolumes(device string) ([]guestfs.BTRFSSubvolume, int64, error) {
+	const at = "/subvolumes"
+	if err := h.g.Mkmountpoint(at); err != nil {
+		return nil, 0, err
+	}
+	defer func() { _ = h.g.Rmmountpoint(at) }()
+	options := fmt.Sprintf("ro,subvolid=%d", btrfsTop)
+	if err := h.g.Mount_options(options, device, at); err != nil {
+		if err := h.g.Mount_options(options+",degraded", device, at); err != nil {
+			return nil, 0, err
+		}
+	}
+	defer func() { _ = h.g.Umount(at, nil) }()
+	subs, err := h.g.Btrfs_subvolume_list(at)
+	if err != nil {
+		return nil, 0, err
+	}
+	def, err := h.g.Btrfs_subvolume_get_default(at)
+	return *subs, def, err
 }
 
 // btrfsTop is the id of a btrfs' top-level tree (BTRFS_FS_TREE_OBJECTID).
