@@ -182,3 +182,33 @@ func TestFeatureBits(t *testing.T) {
 		}
 	}
 }
+
+// TestBackupSuperblockDirty: with the copy, a dirty log is replayed all the same, and the copy stays
+// in use: the replay writes a right checksum over the damage.
+func TestBackupSuperblockDirty(t *testing.T) {
+	img := dirtyImage(t, 320<<20, nil, true, churnSynced(7, 300))
+	want, err := fsystest.WalkFS(openImage(t, img))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 512)
+	if err := readFull(fixture.OpenRaw(t, img), b, 0); err != nil {
+		t.Fatal(err)
+	}
+	b[87]++ // blocks in a group
+	fs, err := Open(overlaid(t, img, extent.Patch{Off: 0, Data: extent.Bytes(b)}), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	info := fs.Info()
+	if len(info.Warnings) != 1 || !strings.Contains(info.Warnings[0], "copy in allocation group") || !strings.HasPrefix(info.Journal, "replayed") {
+		t.Errorf("%+v", info)
+	}
+	got, err := fsystest.WalkFS(fs)
+	if err != nil {
+		t.Error(err)
+	}
+	for _, d := range fsystest.Diff(want, got) {
+		t.Error(d)
+	}
+}

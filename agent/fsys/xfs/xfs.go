@@ -66,8 +66,9 @@ func Open(r extent.Reader, o Options) (*FS, error) {
 	if err != nil {
 		return nil, err
 	}
-	if dirty {
-		// The superblock in the log is newer than the one on the device.
+	if dirty && warning == "" {
+		// The superblock in the log is newer than the one on the device. Where that is damaged,
+		// the replay has given the damage a checksum that is right.
 		if sb, warning, err = readSuper(dev); err != nil {
 			return nil, fmt.Errorf("after replaying the log: %w", err)
 		}
