@@ -99,7 +99,7 @@ func kernelReplay(t testing.TB, m *image) (*image, bool) {
 	if err := writeSparse(img, m.b); err != nil {
 		t.Fatal(err)
 	}
-	defer os.Remove(img)
+	defer func() { _ = os.Remove(img) }()
 	if err := os.Mkdir(mnt, 0o700); err != nil {
 		t.Fatal(err)
 	}
