@@ -211,7 +211,7 @@ func cutTable(h *hostile) {
 			}
 			off = next
 		}
-		if uint64(parts[2].first)*cs > uint64(h.fs.mft.data.init) {
+		if parts[2].first*cs > uint64(h.fs.mft.data.init) {
 			panic("the table is too short")
 		}
 		var list []byte

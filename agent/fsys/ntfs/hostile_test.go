@@ -349,6 +349,9 @@ var hostileCases = []hostileCase{
 	{"dirty volume", func(h *hostile) {
 		h.attr(volumeRecord, typeVolumeInfo, "", func(b []byte) { b[get16(b, 0x14)+10] |= volumeDirty })
 	}, warned("marked as dirty"), nil, "", ""},
+	{"version of the future", func(h *hostile) {
+		h.attr(volumeRecord, typeVolumeInfo, "", func(b []byte) { b[get16(b, 0x14)+9] = 2 })
+	}, nil, fsys.ErrUnsupported, "version 3.2 of the format", ""},
 	{"log in use", restart(0, 0), warned("not cleanly unmounted"), nil, "", ""},
 	{"log of nobody", restart(noClient, 0), quiet, nil, "", ""},
 	{"log closed", restart(0, restartClean), quiet, nil, "", ""},

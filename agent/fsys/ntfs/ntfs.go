@@ -107,7 +107,9 @@ func Open(r extent.Reader, o Options) (*FS, error) {
 	if have := r.Size(); uint64(have) < b.bytes() {
 		f.notes = append(f.notes, fmt.Sprintf("the device has %d bytes and the file system %d: what lies behind the end cannot be read", have, b.bytes()))
 	}
-	f.readVolume()
+	if err := f.readVolume(); err != nil {
+		return nil, err
+	}
 	f.system = f.findSystem()
 	return f, nil
 }

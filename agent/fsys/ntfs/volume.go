@@ -20,10 +20,9 @@ const (
 
 // volume is what $Volume and $LogFile tell, and whether Windows is asleep.
 type volume struct {
-	label        string
-	major, minor uint8
-	dirty        bool
-	journal      string
+	label   string
+	dirty   bool
+	journal string
 }
 
 const volumeDirty = 1 // flag of $VOLUME_INFORMATION
@@ -38,10 +37,13 @@ const (
 
 const inUse = "it was in use, or Windows was only shut down to its fast start: what the guest had not yet written is missing, and files that were being changed can be incomplete"
 
-// readVolume fills f.volume and adds to f.notes; what cannot be read is a note, too.
-func (f *FS) readVolume() {
+// readVolume fills f.volume and adds to f.notes; what cannot be read is a note, too. The error is
+// fsys.ErrUnsupported for an unknown version of the format.
+func (f *FS) readVolume() error {
 	v := &f.volume
-	if err := f.readInformation(v); err != nil {
+	if err := f.readInformation(v); errors.Is(err, fsys.ErrUnsupported) {
+		return err
+	} else if err != nil {
 		f.notes = append(f.notes, fmt.Sprintf("the volume's label and state cannot be read: %v", err))
 	}
 	clean, err := f.logClean()
@@ -66,6 +68,7 @@ func (f *FS) readVolume() {
 		v.journal = "not replayed: Windows is hibernated on this volume"
 		f.notes = append(f.notes, "Windows is hibernated on this volume (hiberfil.sys): what it holds in memory is not on the disk, and files can be older than the guest shows them")
 	}
+	return nil
 }
 
 func (f *FS) readInformation(v *volume) error {
@@ -85,7 +88,10 @@ func (f *FS) readInformation(v *volume) error {
 	if len(b) < 12 {
 		return fsys.Corrupt("ntfs", "$Volume", volumeRecord, -1, "volume information of %d bytes", len(b))
 	}
-	v.major, v.minor = b[8], b[9]
+	// 1.x of NT, 3.0 of 2000, 3.1 since XP: there has been no other in 25 years.
+	if major, minor := b[8], b[9]; major != 1 && (major != 3 || minor > 1) {
+		return fmt.Errorf("ntfs: %w: version %d.%d of the format", fsys.ErrUnsupported, major, minor)
+	}
 	v.dirty = binary.LittleEndian.Uint16(b[10:])&volumeDirty != 0
 	return nil
 }
