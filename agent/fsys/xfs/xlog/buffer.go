@@ -140,7 +140,7 @@ func (p *replay) buffer(it *item) error {
 		if err := p.unlinkedLists(b, changes); err != nil {
 			return err
 		}
-		return p.store.write(b, off)
+		return p.save(b, off)
 	}
 	for _, c := range changes {
 		copy(b[c.off:], c.data)
@@ -157,7 +157,7 @@ func (p *replay) buffer(it *item) error {
 	if f.kind() == kindSuper && off == 0 && binary.BigEndian.Uint32(b) == magicSuper {
 		p.g.AGCount = max(p.g.AGCount, binary.BigEndian.Uint32(b[superAGCount:])) // the guest had grown it
 	}
-	return p.store.write(b, off)
+	return p.save(b, off)
 }
 
 // unlinkedLists takes from a logged buffer of inodes what it may be used for: each inode's link to
@@ -202,7 +202,7 @@ func (p *replay) flush() error {
 			}
 			setChecksum(b[i:i+unit], s.crcAt)
 		}
-		if err := p.store.write(b, at.daddr*basicBlock); err != nil {
+		if err := p.save(b, at.daddr*basicBlock); err != nil {
 			return err
 		}
 	}

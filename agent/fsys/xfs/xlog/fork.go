@@ -145,7 +145,7 @@ func (p *replay) changeOwner(ino uint64, root []byte) error {
 			}
 			binary.BigEndian.PutUint64(b[btreeOwner:], ino)
 			setChecksum(b, btreeCRC)
-			if err := p.store.write(b, off); err != nil {
+			if err := p.save(b, off); err != nil {
 				return err
 			}
 		}

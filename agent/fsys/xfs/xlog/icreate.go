@@ -52,10 +52,10 @@ func (p *replay) icreate(it *item) error {
 		if off > p.store.base.Size()-int64(size) {
 			return p.log.corrupt("inode chunk item of the log", p.at, "inodes behind the end of the device")
 		}
-		if cap(p.buf) < int(size) {
-			p.buf = make([]byte, maxBufferBytes)
+		d, err := p.load(off, int(size))
+		if err != nil {
+			return err
 		}
-		d := p.buf[:size]
 		clear(d)
 		be.PutUint16(d, magicInode)
 		be.PutUint32(d[92:], generation)
@@ -68,7 +68,7 @@ func (p *replay) icreate(it *item) error {
 			copy(d[dinodeUUID:], g.MetaUUID[:])
 			setChecksum(d, dinodeCRC)
 		}
-		if err := p.store.write(d, off); err != nil {
+		if err := p.save(d, off); err != nil {
 			return err
 		}
 	}

@@ -1,6 +1,7 @@
 package xlog
 
 import (
+	"bytes"
 	"encoding/binary"
 
 	"vmfr/agent/fsys"
@@ -112,17 +113,17 @@ func (p *replay) inode(it *item) error {
 		}
 		p.report.Inodes++
 	}
-	if p.g.V5 && f.fields&(fieldDataOwner|fieldAttrOwner) != 0 && binary.BigEndian.Uint16(d[dinodeMode:]) != 0 {
-		// The trees are walked whether or not the inode was newer: their blocks may not be.
-		d = append([]byte(nil), d...)
-		if err := p.changeOwners(&f, d); err != nil {
-			return err
-		}
-	}
 	if p.g.V5 {
 		setChecksum(d, dinodeCRC)
 	}
-	return p.store.write(d, off)
+	if err := p.save(d, off); err != nil {
+		return err
+	}
+	if p.g.V5 && f.fields&(fieldDataOwner|fieldAttrOwner) != 0 && binary.BigEndian.Uint16(d[dinodeMode:]) != 0 {
+		// The trees are walked whether or not the inode was newer: their blocks may not be.
+		return p.changeOwners(&f, bytes.Clone(d))
+	}
+	return nil
 }
 
 // validCore tells whether ld is a log dinode of this file system's version.

@@ -35,7 +35,7 @@ type replay struct {
 	touched []location // the keys of pending, in the order in which they came
 	lsn     uint64
 
-	buf []byte // of one buffer or inode
+	buf, before []byte // one buffer or inode: as it becomes, and as it was when it was loaded
 }
 
 // maxCancelled bounds the buffers that the log cancels; each costs it 60 bytes or more.
@@ -139,14 +139,22 @@ func (p *replay) apply(t *transaction) error {
 	return nil
 }
 
-// load reads n bytes of the volume as it is now. The bytes are valid until the next call.
+// load reads n bytes of the volume as it is now. The bytes are valid until the next call, and may
+// be changed for save.
 func (p *replay) load(off int64, n int) ([]byte, error) {
 	if cap(p.buf) < n {
-		p.buf = make([]byte, max(n, maxBufferBytes))
+		p.buf, p.before = make([]byte, max(n, maxBufferBytes)), make([]byte, max(n, maxBufferBytes))
 	}
 	b := p.buf[:n]
-	return b, p.store.read(b, off)
+	if err := p.store.read(b, off); err != nil {
+		return nil, err
+	}
+	copy(p.before, b)
+	return b, nil
 }
+
+// save writes what the last load gave.
+func (p *replay) save(b []byte, off int64) error { return p.store.write(b, p.before[:len(b)], off) }
 
 // bytes converts a place on the device, and requires it to lie there.
 func (p *replay) bytes(at location, what string) (off int64, n int, err error) {

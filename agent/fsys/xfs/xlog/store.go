@@ -28,9 +28,8 @@ type store struct {
 	base  extent.Reader
 	slot  map[int64]uint32 // chunk number on the device -> its contents; 0: zeros
 	slabs [][]byte
-	used  uint32 // slots given out; slot numbers begin with 1
-	old   []byte // what was read before a change
-	lost  []uint32
+	used  uint32   // slots given out; slot numbers begin with 1
+	free  []uint32 // slots of chunks that became zeros
 }
 
 func newStore(base extent.Reader) *store {
@@ -61,16 +60,9 @@ func (s *store) read(p []byte, off int64) error {
 	return nil
 }
 
-// write makes p the contents from off on; both are multiples of the chunk size. Only chunks that
-// change are kept.
-func (s *store) write(p []byte, off int64) error {
-	if cap(s.old) < len(p) {
-		s.old = make([]byte, len(p))
-	}
-	old := s.old[:len(p)]
-	if err := s.read(old, off); err != nil {
-		return err
-	}
+// write makes p the contents from off on, where old is; both have a length and a place that are
+// multiples of the chunk size. Only chunks that change are kept.
+func (s *store) write(p, old []byte, off int64) error {
 	for at := 0; at < len(p); at += chunkSize {
 		b := p[at : at+chunkSize]
 		if bytes.Equal(b, old[at:at+chunkSize]) {
@@ -90,14 +82,14 @@ func (s *store) put(b []byte, chunk int64) error {
 	}
 	if bytes.Equal(b, zeroChunk[:]) {
 		if slot != 0 {
-			s.lost = append(s.lost, slot)
+			s.free = append(s.free, slot)
 		}
 		s.slot[chunk] = 0
 		return nil
 	}
 	if slot == 0 {
-		if n := len(s.lost); n > 0 {
-			slot, s.lost = s.lost[n-1], s.lost[:n-1]
+		if n := len(s.free); n > 0 {
+			slot, s.free = s.free[n-1], s.free[:n-1]
 		} else {
 			if s.used == maxChunks {
 				return tooMuchChanged()

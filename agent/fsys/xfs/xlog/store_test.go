@@ -32,7 +32,7 @@ func TestStore(t *testing.T) {
 		if rng.IntN(4) == 0 { // what is there already, and what was there first
 			copy(p, base[off:])
 		}
-		if err := s.write(p, off); err != nil {
+		if err := s.write(p, want[off:], off); err != nil {
 			t.Fatal(err)
 		}
 		copy(want[off:], p)
@@ -45,7 +45,7 @@ func TestStore(t *testing.T) {
 			t.Fatalf("4096 bytes at %d differ", at)
 		}
 	}
-	if n := int(s.used) - len(s.lost); n > len(s.slot) {
+	if n := int(s.used) - len(s.free); n > len(s.slot) {
 		t.Errorf("%d slots are in use for %d chunks", n, len(s.slot))
 	}
 	o := s.freeze()
@@ -74,7 +74,7 @@ func TestStore(t *testing.T) {
 // TestExtentOfChange: changed bytes are nowhere on the host, and their neighbours keep their place.
 func TestExtentOfChange(t *testing.T) {
 	s := newStore(placed{extent.Zeros(4096)})
-	if err := s.write(bytes.Repeat([]byte{1}, 2*chunkSize), 1024); err != nil {
+	if err := s.write(bytes.Repeat([]byte{1}, 2*chunkSize), make([]byte, 2*chunkSize), 1024); err != nil {
 		t.Fatal(err)
 	}
 	o := s.freeze()
