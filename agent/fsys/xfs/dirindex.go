@@ -8,6 +8,10 @@ import (
 	"vmfr/agent/ondisk"
 )
 
+// maxCandidates bounds the leaves and entries of one hash that a lookup goes through: reading the
+// whole directory is no slower than so many single entries, and a circle of leaves has an end.
+const maxCandidates = 1 << 14
+
 // indexLookup finds q by its hash in a directory with an index: one block for each level, one leaf
 // unless equal hashes go on over its end, and one data block for each entry of that hash. An
 // error that is fsys.ErrCorrupt leaves the question open.
@@ -26,9 +30,9 @@ func (f *FS) indexLookup(sc *dirScan, q *query) error {
 	if err != nil {
 		return err
 	}
-	leaves := ondisk.NewBudget("chain of leaves", int64(min(uint64(f.dev.Size())/s.dirSize, 1<<20))+1)
+	candidates := ondisk.NewBudget("search for one hash", maxCandidates)
 	for {
-		if err := leaves.Spend(1); err != nil {
+		if err := candidates.Spend(1); err != nil {
 			return t.bad(d.off, "%v", err)
 		}
 		e, err := t.dirLeaf(d)
@@ -38,6 +42,9 @@ func (f *FS) indexLookup(sc *dirScan, q *query) error {
 		i := sort.Search(d.count, func(i int) bool { return binary.BigEndian.Uint32(e[i*indexEntrySize:]) >= hash })
 		for ; i < d.count && binary.BigEndian.Uint32(e[i*indexEntrySize:]) == hash; i++ {
 			place := binary.BigEndian.Uint32(e[i*indexEntrySize+4:])
+			if err := candidates.Spend(1); err != nil {
+				return t.bad(d.off, "%v", err)
+			}
 			if place == 0 { // deleted
 				continue
 			}
