@@ -30,7 +30,6 @@ type inspectFlags struct {
 	disks    diskFlags
 	log      logFlags
 	json     bool
-	native   bool // --no-fallback
 	walk     bool
 	listing  string
 	limits   walkLimits
@@ -45,7 +44,7 @@ func inspectCommand() *cobra.Command {
 		Long: "Shows for every backup the operating systems and what their fstabs mount, where; for every disk\n" +
 			"its format and size, the partition table, and for every volume the file system, label, UUID, size,\n" +
 			"use, the state of its journal and all warnings. What no native engine reads is opened too, which\n" +
-			"starts a small virtual machine for each backup that needs it; --no-fallback leaves it alone.\n\n" +
+			"starts a small virtual machine for each backup that needs it, unless --no-fallback is given.\n\n" +
 			"With --walk it also reads every file: a backup proven readable. It prints how many objects and\n" +
 			"bytes there are, what cannot be read and why, and the SHA-256 of a listing of everything (type,\n" +
 			"mode, owner, size, times, link targets, extended attributes, SHA-256 of the content). The same\n" +
@@ -62,7 +61,6 @@ func inspectCommand() *cobra.Command {
 	flags.SortFlags = false
 	f.disks.register(flags)
 	flags.BoolVar(&f.json, "json", false, "print JSON: the list of backups, or with --walk {\"backups\": ..., \"walk\": ...}")
-	flags.BoolVar(&f.native, "no-fallback", false, "leave alone what only libguestfs can read: it is shown as pending")
 	flags.BoolVar(&f.walk, "walk", false, "read everything and print counts, errors and a checksum")
 	flags.StringVar(&f.listing, "listing", "", "with --walk: write the listing to `FILE`")
 	flags.Int64Var(&f.limits.objects, "max-objects", defaultMaxObjects, "with --walk: give up after `N` objects")
@@ -96,16 +94,14 @@ func (f *inspectFlags) run(c *cobra.Command) error {
 	}
 	defer disks.Close()
 	t := disks.Tree
-	if !f.native {
-		if err := t.Settle(c.Context()); err != nil && c.Context().Err() != nil {
-			return errInterrupted
-		}
+	if err := t.Settle(c.Context()); err != nil && c.Context().Err() != nil {
+		return errInterrupted
 	}
 	if !f.walk {
 		if err := f.print(c.OutOrStdout(), t.Backups(), nil); err != nil {
 			return err
 		}
-		return f.verdict(t.Backups(), nil)
+		return verdict(t.Backups(), nil)
 	}
 	r, err := f.walkTree(c, t)
 	if err != nil {
@@ -115,7 +111,7 @@ func (f *inspectFlags) run(c *cobra.Command) error {
 	if err := f.print(c.OutOrStdout(), t.Backups(), &r); err != nil {
 		return err
 	}
-	return f.verdict(t.Backups(), &r)
+	return verdict(t.Backups(), &r)
 }
 
 func interrupted(ctx context.Context, err error) error {
@@ -125,16 +121,9 @@ func interrupted(ctx context.Context, err error) error {
 	return err
 }
 
-// verdict is errUnreadable with a count, or nil. What --no-fallback leaves is no failure.
-func (f *inspectFlags) verdict(backups []tree.BackupReport, r *walkReport) error {
+// verdict is errUnreadable with a count, or nil.
+func verdict(backups []tree.BackupReport, r *walkReport) error {
 	_, partial, unreadable := tree.Summary(backups)
-	for _, b := range backups {
-		for _, d := range b.Disks {
-			if f.native && d.State == tree.StatePending {
-				partial--
-			}
-		}
-	}
 	switch {
 	case partial+unreadable > 0:
 		return fmt.Errorf("%w: %d disks unreadable, %d partly readable; the report says why", errUnreadable, unreadable, partial)

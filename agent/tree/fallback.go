@@ -274,5 +274,5 @@ func (v *openedVolume) advice(err error, fallback bool) string {
 
 const (
 	keyAdvice   = "It is encrypted by the guest. Give its key with --key-file, or restore the VM and read it there."
-	buildAdvice = "A vmfr-agent built with libguestfs (tag guestfs) reads this."
+	buildAdvice = "A vmfr-agent built with libguestfs (tag guestfs) reads this, unless --no-fallback forbids it."
 )
