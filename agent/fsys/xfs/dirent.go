@@ -43,7 +43,8 @@ func direntType(b byte) uint32 {
 	return 0
 }
 
-// usable tells whether an entry can be an object's: "" is the reason why not.
+// usable tells whether an entry can be an object's: the name one that a path can have, and the inode
+// in an allocation group.
 func (s *super) usable(d *dirent) bool {
 	return len(d.name) > 0 && bytes.IndexByte(d.name, '/') < 0 && bytes.IndexByte(d.name, 0) < 0 && s.validIno(d.ino)
 }

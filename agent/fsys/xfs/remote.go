@@ -2,6 +2,8 @@ package xfs
 
 import (
 	"encoding/binary"
+
+	"vmfr/agent/fsys"
 )
 
 // A value or symbolic link that has blocks of its own is bare in version 4. In version 5 each
@@ -14,20 +16,22 @@ const (
 	symlinkMagic     = 0x58534C4D // "XSLM"
 )
 
-// piece checks a piece of version 5 and returns its bytes, at most want of them. done is how many
-// came before it.
-func (s *super) piece(b []byte, magic uint32, m *mapping, what string, off int64, done, want int) ([]byte, error) {
+// piece checks a piece of version 5, at byte off of the volume, that belongs to inode ino, and
+// returns its bytes, at most want of them. done is how many came before it.
+func (s *super) piece(b []byte, magic uint32, what string, ino uint64, off int64, done, want int) ([]byte, error) {
 	be := binary.BigEndian
-	at := &mapping{fs: m.fs, num: m.num, what: what}
-	if got := be.Uint32(b); got != magic {
-		return nil, at.bad(off, "magic is %#08x", got)
+	bad := func(reason string, args ...any) error {
+		return fsys.Corrupt("xfs", what, fsys.Ino(ino), off, reason, args...)
 	}
-	if err := s.verify(b, remoteHeader, what, m.num, off); err != nil {
+	if got := be.Uint32(b); got != magic {
+		return nil, bad("magic is %#08x", got)
+	}
+	if err := s.verify(b, remoteHeader, what, ino, off); err != nil {
 		return nil, err
 	}
 	n := min(want, len(b)-remoteHeaderSize)
 	if o, c := be.Uint32(b[4:]), be.Uint32(b[8:]); uint64(o) != uint64(done) || uint64(c) != uint64(n) {
-		return nil, at.bad(off, "it holds %d bytes at %d, where %d at %d are expected", c, o, n, done)
+		return nil, bad("it holds %d bytes at %d, where %d at %d are expected", c, o, n, done)
 	}
 	return b[remoteHeaderSize : remoteHeaderSize+n], nil
 }
@@ -53,7 +57,7 @@ func (t *daTree) remoteValue(d *daBlock, lblk, size uint64) ([]byte, error) {
 		}
 		want := int(size) - len(out)
 		if s.v5 {
-			if b, err = s.piece(b, attrRemoteMagic, t.m, "attribute value", off, len(out), want); err != nil {
+			if b, err = s.piece(b, attrRemoteMagic, "attribute value", t.m.num, off, len(out), want); err != nil {
 				return nil, err
 			}
 		}

@@ -1,8 +1,6 @@
 package xfs
 
-import (
-	"encoding/binary"
-)
+import "encoding/binary"
 
 // A short-form directory lies in the inode: number of entries (1 byte), of which with inode
 // numbers of 8 bytes (1; if any has, all have), parent (4 or 8); then for each entry name length

@@ -59,7 +59,7 @@ func (f *FS) remoteTarget(n *inode) ([]byte, error) {
 		}
 		want := int(n.size) - len(out)
 		if s.v5 {
-			if b, err = s.piece(b, symlinkMagic, m, "symbolic link", int64(r.phys*s.blockSize), len(out), want); err != nil {
+			if b, err = s.piece(b, symlinkMagic, "symbolic link", n.num, int64(r.phys*s.blockSize), len(out), want); err != nil {
 				return nil, err
 			}
 		}
