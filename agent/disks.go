@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
+	"vmfr/agent/engine"
 	"vmfr/agent/image"
 	"vmfr/agent/sample"
 	"vmfr/agent/tree"
@@ -27,6 +28,7 @@ type diskFlags struct {
 	sample     bool
 	vm         string
 	timestamps []string
+	fallback   fallbackFlags
 }
 
 func (f *diskFlags) register(flags *pflag.FlagSet) {
@@ -35,6 +37,7 @@ func (f *diskFlags) register(flags *pflag.FlagSet) {
 	flags.BoolVar(&f.sample, "sample", false, "the embedded sample: one small VM before and after an incident")
 	flags.StringVar(&f.vm, "vm", "", "the `NAME` of the virtual machine, for /restores")
 	flags.StringArrayVar(&f.timestamps, "timestamp", nil, "when a backup was made, `BACKUP=RFC3339`; repeatable")
+	f.fallback.register(flags)
 }
 
 // diskHelp explains them.
@@ -44,14 +47,16 @@ const diskHelp = `Disks:
   trust to have left its first bytes alone. A comma in a path needs format= after it.
   --dir takes all images of a folder; there the file's ending tells the format (.img: its content).
   Other files and links that lead out of the folder are left out with a log line.
-  An image that cannot be read is shown with an explanation; a file that is missing is an error.`
+  An image that cannot be read is shown with an explanation; a file that is missing is an error.
+  ` + fallbackHelp
 
 // opened is the disks of a command line. Close them when nothing reads any more.
 type openedDisks struct {
-	backups []worker.Backup
-	count   int
-	closers []func() error
-	story   *sample.Manifest // of --sample
+	backups  []worker.Backup
+	count    int
+	closers  []func() error
+	story    *sample.Manifest // of --sample
+	fallback engine.Fallback  // nil: none
 }
 
 func (o *openedDisks) close() {
@@ -108,6 +113,9 @@ func (f *diskFlags) open(log *slog.Logger) (_ *openedDisks, err error) {
 		if err := o.addSample(); err != nil {
 			return nil, err
 		}
+	}
+	if o.fallback, err = f.fallback.open(o.has, o.names(), log); err != nil {
+		return nil, err
 	}
 	return o, o.describe(f.vm, times)
 }

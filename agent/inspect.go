@@ -88,7 +88,7 @@ func (f *inspectFlags) run(c *cobra.Command) error {
 	}
 	defer opened.close()
 	worker.LimitMemory(opened.count)
-	disks, err := worker.Open(c.Context(), opened.backups, version)
+	disks, err := worker.Open(c.Context(), opened.backups, version, opened.fallback)
 	if err != nil {
 		return interrupted(c.Context(), err)
 	}

@@ -41,7 +41,7 @@ func mountCommand() *cobra.Command {
 			worker.LimitMemory(opened.count)
 			m.dir = args[0]
 			return worker.Run(c.Context(), worker.Config{
-				Backups: opened.backups, Version: version, Log: log, Mount: m.config(),
+				Backups: opened.backups, Fallback: opened.fallback, Version: version, Log: log, Mount: m.config(),
 				Ready: func(t *tree.Tree) error {
 					readable, partial, unreadable := tree.Summary(t.Backups())
 					_, err := fmt.Fprintf(c.OutOrStdout(), "mounted at %s: %d readable, %d partly readable, %d unreadable disks; README.txt there tells more\n",
@@ -53,6 +53,7 @@ func mountCommand() *cobra.Command {
 	}
 	c.Flags().SortFlags = false
 	disks.register(c.Flags())
+	disks.fallback.registerOff(c.Flags())
 	m.register(c.Flags())
 	log.register(c.Flags())
 	return c

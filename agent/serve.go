@@ -61,6 +61,7 @@ func serveCommand() *cobra.Command {
 	flags := c.Flags()
 	flags.SortFlags = false
 	f.disks.register(flags)
+	f.disks.fallback.registerOff(flags)
 	flags.StringVar(&f.listenSSH, "listen-ssh", "127.0.0.1:2222", "`ADDRESS:PORT` for SFTP; port 0: any free one; off: none")
 	flags.StringVar(&f.listenHTTPS, "listen-https", "127.0.0.1:8443", "`ADDRESS:PORT` for HTTPS; port 0: any free one; off: none")
 	flags.StringVar(&f.user, "user", "oadp", "the `NAME` that clients log in with")
@@ -100,7 +101,7 @@ func (f *serveFlags) run(c *cobra.Command) error {
 	defer disks.close()
 	worker.LimitMemory(disks.count)
 
-	cfg := worker.Config{Backups: disks.backups, Version: version, Log: log, Mount: f.mount.config()}
+	cfg := worker.Config{Backups: disks.backups, Fallback: disks.fallback, Version: version, Log: log, Mount: f.mount.config()}
 	listeners, err := f.listen()
 	if err != nil {
 		return err

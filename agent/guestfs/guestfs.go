@@ -20,12 +20,12 @@
 package guestfs
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"vmfr/agent/engine"
@@ -41,11 +41,19 @@ const DefaultIdle = 10 * time.Minute
 // Key is a passphrase, or a key file's content, for encrypted volumes.
 type Key struct {
 	Disk   string // the Disk's name, or "<backup>/<disk>"; empty: tried on all
-	Secret []byte // at most MaxKey bytes, without a NUL or a newline at the end
+	Secret []byte // 1 to MaxKey bytes, as cryptsetup takes them: a newline is a part of it
 }
 
 // MaxKey bounds a key in bytes; a passphrase of cryptsetup's has at most 512.
 const MaxKey = 4096
+
+// Check tells what is wrong with a key.
+func (k Key) Check() error {
+	if len(k.Secret) == 0 || len(k.Secret) > MaxKey || bytes.IndexByte(k.Secret, 0) >= 0 {
+		return fmt.Errorf("a key must have 1 to %d bytes and no zero byte, since libguestfs passes it on as text; add a passphrase to the volume for a binary key", MaxKey)
+	}
+	return nil
+}
 
 // Options are those of New. The zero value is usable where Available is true.
 type Options struct {
@@ -85,8 +93,8 @@ func New(o Options) (*Fallback, error) {
 		o.Command = []string{self, "appliance"}
 	}
 	for _, k := range o.Keys {
-		if len(k.Secret) == 0 || len(k.Secret) > MaxKey || strings.ContainsRune(string(k.Secret), 0) {
-			return nil, fmt.Errorf("a key must have 1 to %d bytes and no NUL: libguestfs passes it on as text; make a passphrase for a binary key file", MaxKey)
+		if err := k.Check(); err != nil {
+			return nil, err
 		}
 	}
 	if o.Dir == "" {

@@ -53,11 +53,12 @@ type opened struct {
 	took         time.Duration
 }
 
-// Open opens all images, several at a time, and joins the tree. An image that cannot be read
+// Open opens all images, several at a time, and joins the tree. fallback reads what no native
+// engine does; it may be nil. An image that cannot be read
 // is part of the tree as an explanation. Errors are those of tree.New.
-func Open(ctx context.Context, backups []Backup, version string) (_ *Disks, err error) {
+func Open(ctx context.Context, backups []Backup, version string, fallback engine.Fallback) (_ *Disks, err error) {
 	d := &Disks{}
-	cfg := tree.Config{Engines: engine.Native(), Version: version}
+	cfg := tree.Config{Engines: engine.Native(), Fallback: fallback, Version: version}
 	for _, b := range backups {
 		tb := tree.Backup{Name: b.Name, VM: b.VM, Timestamp: b.Timestamp, Disks: make([]tree.Disk, len(b.Disks))}
 		cfg.Backups = append(cfg.Backups, tb)

@@ -22,6 +22,7 @@ import (
 	gossh "golang.org/x/crypto/ssh"
 	"golang.org/x/sync/errgroup"
 
+	"vmfr/agent/engine"
 	"vmfr/agent/tree"
 	"vmfr/api/files"
 	"vmfr/fusefs"
@@ -43,8 +44,10 @@ var ErrStuck = errors.New("reads of an image did not end in time")
 // Config is a session. At least one of SSH, HTTPS and Mount is set.
 type Config struct {
 	Backups []Backup
-	Version string       // of the program
-	Log     *slog.Logger // nil: nothing is logged
+	Version string // of the program
+	// Fallback reads what no native engine does; nil: nothing does. Its appliances end with Run.
+	Fallback engine.Fallback
+	Log      *slog.Logger // nil: nothing is logged
 
 	SSH   *SSH   // nil: off
 	HTTPS *HTTPS // nil: off
@@ -99,7 +102,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if cfg.SSH == nil && cfg.HTTPS == nil && cfg.Mount == nil {
 		return errors.New("nothing to do: no front end is configured")
 	}
-	disks, err := Open(ctx, cfg.Backups, cfg.Version)
+	disks, err := Open(ctx, cfg.Backups, cfg.Version, cfg.Fallback)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil // told to end before anything was served
