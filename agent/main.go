@@ -20,6 +20,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+
+	"vmfr/agent/jail"
 )
 
 // version is set by the linker.
@@ -33,6 +35,9 @@ const (
 )
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == jail.Command {
+		os.Exit(jail.Main(os.Args[2:])) // started by serve, see agent/jail
+	}
 	ctx, stop := interruptible()
 	defer stop()
 	err := rootCommand().ExecuteContext(ctx)

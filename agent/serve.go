@@ -4,8 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
-	"os"
 	"strings"
 	"time"
 
@@ -25,8 +25,10 @@ type serveFlags struct {
 	disks                    diskFlags
 	log                      logFlags
 	listenSSH, listenHTTPS   string
+	ssh                      sshFlags
 	user                     string
 	authorizedKeys, password string // files
+	auditLog                 string
 	state                    string
 	mount                    mountFlags
 	json                     bool
@@ -49,7 +51,7 @@ func serveCommand() *cobra.Command {
 			"  The state folder (mode 0700) keeps what is made at the first start: a key pair for clients,\n" +
 			"  a password, the SSH host key, a certificate authority with the server's certificate, and a\n" +
 			"  known_hosts file, so that nobody has to turn off the check of the host key.\n" +
-			"  --authorized-keys and --password-file replace the client's key and the password.",
+			"  --authorized-keys, --trusted-user-ca and --password-file replace the client's key and the password.",
 		Example: "  vmfr-agent serve --sample\n" +
 			"  vmfr-agent serve --disk nightly-0412/rootdisk=fedora.qcow2 --disk nightly-0413/rootdisk=disk.raw\n" +
 			"  vmfr-agent serve --dir /backups --vm shop --timestamp nightly-0412=2026-04-12T02:00:00Z\n" +
@@ -61,13 +63,14 @@ func serveCommand() *cobra.Command {
 	flags := c.Flags()
 	flags.SortFlags = false
 	f.disks.register(flags)
-	f.disks.fallback.registerOff(flags)
-	flags.StringVar(&f.listenSSH, "listen-ssh", "127.0.0.1:2222", "`ADDRESS:PORT` for SFTP; port 0: any free one; off: none")
+	flags.StringVar(&f.listenSSH, "listen-ssh", "127.0.0.1:2222", "`ADDRESS:PORT` for SFTP, scp and rsync; port 0: any free one; off: none")
 	flags.StringVar(&f.listenHTTPS, "listen-https", "127.0.0.1:8443", "`ADDRESS:PORT` for HTTPS; port 0: any free one; off: none")
 	flags.StringVar(&f.user, "user", "oadp", "the `NAME` that clients log in with")
 	flags.StringVar(&f.authorizedKeys, "authorized-keys", "", "`FILE` of public keys that may log in, instead of the generated one")
+	f.ssh.register(flags)
 	flags.StringVar(&f.password, "password-file", "", "`FILE` with the password for HTTPS (mode 0600), instead of the generated one")
 	flags.StringVar(&f.state, "state", "", "`DIR` for generated keys (default $XDG_STATE_HOME/vmfr or ~/.local/state/vmfr)")
+	flags.StringVar(&f.auditLog, "audit-log", "", "append a line of JSON for each login, listing and read to `FILE`; -: standard output")
 	f.mount.registerDir(flags)
 	f.mount.register(flags)
 	flags.BoolVar(&f.json, "json", false, "when ready, print one line of JSON instead of text")
@@ -94,22 +97,33 @@ func (f *serveFlags) run(c *cobra.Command) error {
 	if !plainWord(f.user) || strings.Contains(f.user, "/") {
 		return usagef("--user %q: use letters, digits, '-', '_' and '.'", f.user)
 	}
+	if err := f.ssh.check(); err != nil {
+		return err
+	}
 	disks, err := f.disks.open(log)
 	if err != nil {
 		return err
 	}
 	defer disks.close()
 	worker.LimitMemory(disks.count)
+	records, err := f.openAudit()
+	if err != nil {
+		return err
+	}
+	defer func() { closeAudit(records, log) }()
 
-	cfg := worker.Config{Backups: disks.backups, Fallback: disks.fallback, Version: version, Log: log, Mount: f.mount.config()}
+	cfg := worker.Config{Backups: disks.backups, Version: version, Log: log, Audit: records, Mount: f.mount.config()}
 	listeners, err := f.listen()
 	if err != nil {
 		return err
 	}
 	defer listeners.close()
-	a, err := f.credentials(&cfg, listeners)
+	a, err := f.credentials(&cfg, listeners, log)
 	if err != nil {
 		return err
+	}
+	if cfg.SSH != nil {
+		cfg.SSH.Jail = f.ssh.jail(log)
 	}
 	cfg.Ready = func(t *tree.Tree) error {
 		r := newReady(f, &cfg, a)
@@ -165,7 +179,7 @@ func listen(flag, addr string) (net.Listener, error) {
 }
 
 // credentials loads or makes the keys that the front ends need and puts them into cfg.
-func (f *serveFlags) credentials(cfg *worker.Config, l listeners) (a access, err error) {
+func (f *serveFlags) credentials(cfg *worker.Config, l listeners, log *slog.Logger) (a access, err error) {
 	if l.ssh == nil && l.https == nil {
 		return a, nil
 	}
@@ -179,7 +193,7 @@ func (f *serveFlags) credentials(cfg *worker.Config, l listeners) (a access, err
 	}
 	defer unlock()
 	if l.ssh != nil {
-		if cfg.SSH, err = f.sshAccess(&a, l.ssh); err != nil {
+		if cfg.SSH, err = f.sshAccess(&a, l.ssh, log); err != nil {
 			return a, err
 		}
 	}
@@ -189,28 +203,28 @@ func (f *serveFlags) credentials(cfg *worker.Config, l listeners) (a access, err
 	return a, err
 }
 
-func (f *serveFlags) sshAccess(a *access, l net.Listener) (*worker.SSH, error) {
+func (f *serveFlags) sshAccess(a *access, l net.Listener, log *slog.Logger) (*worker.SSH, error) {
 	host, err := a.state.key(fileHostKey, "vmfr host")
 	if err != nil {
 		return nil, err
 	}
 	a.hostKey = host.PublicKey()
-	c := &worker.SSH{Listener: l, User: f.user, HostKey: host}
-	if f.authorizedKeys != "" {
-		b, err := os.ReadFile(f.authorizedKeys)
-		if err != nil {
-			return nil, fmt.Errorf("--authorized-keys: %w", err)
+	c := &worker.SSH{Listener: l, User: f.user, HostKey: host, IdleTimeout: f.ssh.idleTimeout}
+	if c.TrustedUserCAs, err = f.ssh.authorities(); err != nil {
+		return nil, err
+	}
+	switch {
+	case f.authorizedKeys != "":
+		if c.AuthorizedKeys, err = readAuthorizedKeys(f.authorizedKeys, log); err != nil {
+			return nil, err
 		}
-		if c.AuthorizedKeys, err = sshd.ParseAuthorizedKeys(b); err != nil {
-			return nil, fmt.Errorf("--authorized-keys %s: %w", f.authorizedKeys, err)
-		}
-	} else {
+	case len(c.TrustedUserCAs) == 0:
 		key, err := a.state.clientKey()
 		if err != nil {
 			return nil, err
 		}
 		a.generated = true
-		c.AuthorizedKeys = []gossh.PublicKey{key}
+		c.AuthorizedKeys = []sshd.AuthorizedKey{{Key: key}}
 	}
 	return c, a.state.keep(fileKnownHosts, knownHosts(l.Addr().String(), a.hostKey))
 }

@@ -2,6 +2,7 @@ package fusefs
 
 import (
 	"sort"
+	"strings"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -47,7 +48,12 @@ func (v *view) GetXAttr(_ <-chan struct{}, in *fuse.InHeader, name string, dest 
 	return uint32(copy(dest, val)), fuse.OK
 }
 
-// ListXAttr gives the names, sorted, each ended by a NUL.
+// trusted is the prefix of names whose values the kernel gives to CAP_SYS_ADMIN only (xattr(7)).
+// Who is told of such a name and refused its value takes that for an error, as rsync does.
+const trusted = "trusted."
+
+// ListXAttr gives the names, sorted, each ended by a NUL; as a kernel's file systems do, without
+// trusted ones to those who may not read them.
 func (v *view) ListXAttr(_ <-chan struct{}, in *fuse.InHeader, dest []byte) (uint32, fuse.Status) {
 	xs, st := v.xattrs("listxattr", in.NodeId)
 	if !st.Ok() {
@@ -55,6 +61,9 @@ func (v *view) ListXAttr(_ <-chan struct{}, in *fuse.InHeader, dest []byte) (uin
 	}
 	names, size := make([]string, 0, len(xs)), 0
 	for name := range xs {
+		if in.Uid != 0 && strings.HasPrefix(name, trusted) {
+			continue
+		}
 		names = append(names, name)
 		size += len(name) + 1
 	}

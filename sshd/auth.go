@@ -1,19 +1,15 @@
 package sshd
 
 import (
-	"bytes"
-	"crypto/rsa"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/gliderlabs/ssh"
 	gossh "golang.org/x/crypto/ssh"
 )
-
-// minRSABits is the least that is thought safe today (NIST SP 800-131A).
-const minRSABits = 2048
 
 // keyExchanges, ciphers and macs are what the server offers, best first. The ciphers
 // authenticate on their own; the MACs only complete the negotiation (RFC 5647, section 5.1).
@@ -26,86 +22,85 @@ var (
 		gossh.KeyAlgoECDSA256, gossh.KeyAlgoECDSA384, gossh.KeyAlgoECDSA521,
 		gossh.KeyAlgoRSASHA512, gossh.KeyAlgoRSASHA256,
 	}
-	userKeyTypes = []string{
-		gossh.KeyAlgoED25519, gossh.KeyAlgoSKED25519, gossh.KeyAlgoSKECDSA256,
-		gossh.KeyAlgoECDSA256, gossh.KeyAlgoECDSA384, gossh.KeyAlgoECDSA521, gossh.KeyAlgoRSA,
-	}
 )
 
-// ParseAuthorizedKeys reads an authorized_keys file (sshd(8)). Empty lines and comments are
-// skipped, keys that occur twice are kept once. Every error tells its line. Options before a
-// key restrict it in ways that this server does not implement, so a line with options is an
-// error rather than a key with more rights than its owner meant.
-func ParseAuthorizedKeys(data []byte) ([]gossh.PublicKey, error) {
-	var keys []gossh.PublicKey
-	seen := map[string]bool{}
-	for i, line := range bytes.Split(data, []byte("\n")) {
-		line = bytes.TrimSpace(line)
-		if len(line) == 0 || line[0] == '#' {
+// authorize decides whether key, a plain key or a certificate, may log in as user from addr, and
+// says why not; that is for the administrator, the client learns only that. That the client
+// holds the private key is proven afterwards by x/crypto/ssh.
+func (s *server) authorize(user, addr string, key gossh.PublicKey, now time.Time) error {
+	if user != s.cfg.User {
+		return errors.New("unknown user")
+	}
+	if cert, ok := key.(*gossh.Certificate); ok {
+		return s.checkCertificate(cert, user, addr, now)
+	}
+	why := errors.New("unknown key")
+	for _, k := range s.cfg.AuthorizedKeys {
+		if !ssh.KeysEqual(k.Key, key) {
 			continue
 		}
-		k, err := parseKeyLine(line)
-		if err != nil {
-			return nil, fmt.Errorf("authorized keys, line %d: %w", i+1, err)
-		}
-		if !seen[string(k.Marshal())] {
-			seen[string(k.Marshal())] = true
-			keys = append(keys, k)
+		if why = k.allows(addr, now); why == nil {
+			return nil
 		}
 	}
-	if len(keys) == 0 {
-		return nil, errors.New("authorized keys: no key found; expected lines such as \"ssh-ed25519 AAAA... name\"")
-	}
-	return keys, nil
+	return why
 }
 
-func parseKeyLine(line []byte) (gossh.PublicKey, error) {
-	if bytes.Contains(line, []byte("PRIVATE KEY")) {
-		return nil, errors.New("this is a private key; give the file that ends in .pub")
-	}
-	k, _, options, _, err := gossh.ParseAuthorizedKey(line)
-	if err != nil {
-		return nil, errors.New("not a public key; expected \"ssh-ed25519 AAAA... name\"")
-	}
-	if len(options) > 0 {
-		name, _, _ := strings.Cut(options[0], "=")
-		return nil, fmt.Errorf("option %q: options before a key are not supported; remove them or use another key", name)
-	}
-	return k, checkKey(k)
-}
+// sourceAddress is the only critical option of certificates that is implemented (OpenSSH's
+// PROTOCOL.certkeys). What is not implemented refuses the certificate, as force-command does.
+const sourceAddress = "source-address"
 
-// checkKey refuses keys that no client could log in with or that are too weak.
-func checkKey(k gossh.PublicKey) error {
-	if k == nil {
-		return errors.New("empty key")
+// checkCertificate accepts a user certificate of a trusted authority that is valid now, from here,
+// for this user by name: one without principals, which would be valid for everybody, is not.
+func (s *server) checkCertificate(cert *gossh.Certificate, user, addr string, now time.Time) error {
+	authority := func(k gossh.PublicKey) bool {
+		return slices.ContainsFunc(s.cfg.TrustedUserCAs, func(ca gossh.PublicKey) bool { return ssh.KeysEqual(ca, k) })
 	}
-	if !slices.Contains(userKeyTypes, k.Type()) {
-		return fmt.Errorf("key type %q is not supported; make one with ssh-keygen -t ed25519", k.Type())
+	switch {
+	case cert.CertType != gossh.UserCert:
+		return errors.New("certificate: it is not a user's")
+	case !authority(cert.SignatureKey):
+		return errors.New("certificate: its authority is not trusted")
+	case cert.Signature == nil || !slices.Contains(userKeyAlgos, cert.Signature.Format):
+		return errors.New("certificate: it is signed with an old algorithm")
+	case len(cert.ValidPrincipals) == 0:
+		return errors.New("certificate: it names no principal; make one with ssh-keygen -n " + s.cfg.User)
 	}
-	if ck, ok := k.(gossh.CryptoPublicKey); ok {
-		if r, ok := ck.CryptoPublicKey().(*rsa.PublicKey); ok && r.N.BitLen() < minRSABits {
-			return fmt.Errorf("RSA key of %d bits; at least %d are needed", r.N.BitLen(), minRSABits)
+	if err := checkKey(cert.Key); err != nil {
+		return fmt.Errorf("certificate: %w", err)
+	}
+	checker := gossh.CertChecker{
+		IsUserAuthority: authority, SupportedCriticalOptions: []string{sourceAddress}, Clock: func() time.Time { return now },
+	}
+	if err := checker.CheckCert(user, cert); err != nil {
+		return fmt.Errorf("certificate: %w", err)
+	}
+	if list, ok := cert.CriticalOptions[sourceAddress]; ok {
+		from, err := parseFrom(list)
+		if err != nil || !matchFrom(from, addr) {
+			return errors.New("certificate: it may not be used from this address")
 		}
 	}
 	return nil
 }
 
-// authorize decides whether key may log in as the context's user. That the client holds the
-// private key is proven afterwards by x/crypto/ssh. All keys have the same rights, so it does
-// not matter which of several offered keys is used in the end.
-func (s *server) authorize(ctx ssh.Context, key ssh.PublicKey) bool {
-	if ctx.User() != s.cfg.User {
-		return false
+// fingerprint names a key in the audit log: a certificate by its key, id, serial number and authority.
+func fingerprint(key gossh.PublicKey) string {
+	cert, ok := key.(*gossh.Certificate)
+	if !ok {
+		return gossh.FingerprintSHA256(key)
 	}
-	return slices.ContainsFunc(s.cfg.AuthorizedKeys, func(k gossh.PublicKey) bool { return ssh.KeysEqual(k, key) })
+	return fmt.Sprintf("%s certificate %q serial %d of %s", gossh.FingerprintSHA256(cert.Key), strings.ToValidUTF8(cert.KeyId, "?"),
+		cert.Serial, gossh.FingerprintSHA256(cert.SignatureKey))
 }
 
 // sshConfig is the protocol's configuration for one connection; in tells it who logs in.
 func (s *server) sshConfig(in *login) *gossh.ServerConfig {
 	return &gossh.ServerConfig{
-		Config:                  gossh.Config{KeyExchanges: keyExchanges, Ciphers: ciphers, MACs: macs},
-		PublicKeyAuthAlgorithms: userKeyAlgos,
-		MaxAuthTries:            maxAuthTries,
-		AuthLogCallback:         in.tried,
+		Config:                    gossh.Config{KeyExchanges: keyExchanges, Ciphers: ciphers, MACs: macs},
+		PublicKeyAuthAlgorithms:   userKeyAlgos,
+		MaxAuthTries:              maxAuthTries,
+		AuthLogCallback:           in.tried,
+		VerifiedPublicKeyCallback: in.verified,
 	}
 }

@@ -27,19 +27,28 @@ func TestParseAuthorizedKeys(t *testing.T) {
 	}{
 		"one":            {a, 1, ""},
 		"comments":       {"# mine\n\n" + a + " me@home\r\n  " + b + "\n#end", 2, ""},
-		"twice":          {a + "\n" + a + " again\n", 1, ""},
+		"twice":          {a + "\n" + a + " again\n", 2, ""},
 		"empty":          {"", 0, "no key found"},
 		"only a comment": {"# nothing\n", 0, "no key found"},
-		"from":           {a + "\nfrom=\"10.0.0.0/8\" " + b, 0, `line 2: option "from"`},
-		"command":        {"command=\"id\" " + a, 0, `line 1: option "command"`},
+		"from":           {a + "\nfrom=\"10.0.0.0/8,!10.1.*,fe80::?\" " + b, 2, ""},
+		"name":           {a + "\nfrom=\"*.example.com\" " + b, 1, `line 2: the key is not used: option "from": "*.example.com" is no address`},
+		"network":        {a + "\nfrom=\"10.0.0.0/40\" " + b, 1, `is no network`},
+		"no value":       {a + "\nfrom " + b, 1, `option "from"`},
+		"expiry":         {"expiry-time=\"20270131\" " + a + "\nexpiry-time=\"202701312359Z\",from=\"*\" " + b, 2, ""},
+		"bad expiry":     {"expiry-time=\"tomorrow\" " + a + "\n" + b, 1, `"tomorrow" is no time`},
+		"one of three":   {"no-pty " + a + "\n" + b + "\npermitopen=\"x:1\" " + a, 1, `line 1: the key is not used: option "no-pty"`},
+		"command":        {"command=\"id\" " + a, 0, `line 1: the key is not used: option "command"`},
 		"restrict":       {"restrict " + a, 0, `option "restrict"`},
-		"ca":             {"cert-authority " + a, 0, `option "cert-authority"`},
+		"ca":             {"cert-authority " + a, 0, `option cert-authority`},
 		"nonsense":       {a + "\n\nhello\n", 0, "line 3: not a public key"},
 		"cut":            {a[:40], 0, "line 1: not a public key"},
 		"private":        {"-----BEGIN OPENSSH PRIVATE KEY-----\nxyz\n", 0, "line 1: this is a private key"},
 		"binary":         {"\x00\xff\xfe", 0, "line 1: not a public key"},
 	} {
-		keys, err := ParseAuthorizedKeys([]byte(c.data))
+		keys, refused, err := ParseAuthorizedKeys([]byte(c.data))
+		if err == nil && len(refused) > 0 {
+			err = refused[0]
+		}
 		if len(keys) != c.keys || (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
 			t.Errorf("%s: %d keys, %v", name, len(keys), err)
 		}
@@ -50,18 +59,18 @@ func TestWeakKeysAreRefused(t *testing.T) {
 	fixture.Need(t, "ssh-keygen")
 	dir := t.TempDir()
 	fixture.Run(t, "ssh-keygen", "-q", "-N", "", "-t", "rsa", "-b", "1024", "-f", filepath.Join(dir, "rsa"))
-	if _, err := ParseAuthorizedKeys([]byte(readFile(t, filepath.Join(dir, "rsa.pub")))); err == nil || !strings.Contains(err.Error(), "line 1: RSA key of 1024 bits") {
+	if _, _, err := ParseAuthorizedKeys([]byte(readFile(t, filepath.Join(dir, "rsa.pub")))); err == nil || !strings.Contains(err.Error(), "line 1: RSA key of 1024 bits") {
 		t.Errorf("RSA 1024: %v", err)
 	}
 	if exec.Command("ssh-keygen", "-q", "-N", "", "-t", "dsa", "-f", filepath.Join(dir, "dsa")).Run() == nil {
-		if _, err := ParseAuthorizedKeys([]byte(readFile(t, filepath.Join(dir, "dsa.pub")))); err == nil || !strings.Contains(err.Error(), "not supported") {
+		if _, _, err := ParseAuthorizedKeys([]byte(readFile(t, filepath.Join(dir, "dsa.pub")))); err == nil || !strings.Contains(err.Error(), "not supported") {
 			t.Errorf("DSA: %v", err)
 		}
 	}
 	// A certificate is not a key that somebody may log in with by itself.
 	fixture.Run(t, "ssh-keygen", "-q", "-N", "", "-t", "ed25519", "-f", filepath.Join(dir, "u"))
 	fixture.Run(t, "ssh-keygen", "-q", "-s", filepath.Join(dir, "u"), "-I", "x", "-n", "oadp", filepath.Join(dir, "u.pub"))
-	if _, err := ParseAuthorizedKeys([]byte(readFile(t, filepath.Join(dir, "u-cert.pub")))); err == nil || !strings.Contains(err.Error(), "not supported") {
+	if _, _, err := ParseAuthorizedKeys([]byte(readFile(t, filepath.Join(dir, "u-cert.pub")))); err == nil || !strings.Contains(err.Error(), "not supported") {
 		t.Errorf("certificate: %v", err)
 	}
 }
@@ -79,20 +88,20 @@ func TestNewKey(t *testing.T) {
 	if got := fixture.Run(t, "ssh-keygen", "-y", "-f", path); strings.Fields(got)[1] != strings.Fields(string(pub))[1] {
 		t.Errorf("ssh-keygen reads another key: %s", got)
 	}
-	if k, err := ParseAuthorizedKeys(pub); err != nil || len(k) != 1 {
+	if k, _, err := ParseAuthorizedKeys(pub); err != nil || len(k) != 1 {
 		t.Error(err)
 	}
 }
 
 func TestConfigIsChecked(t *testing.T) {
 	s := newSigner(t, "")
-	good := Config{User: "oadp", AuthorizedKeys: []gossh.PublicKey{s.PublicKey()}, HostKey: s}
+	good := Config{User: "oadp", AuthorizedKeys: []AuthorizedKey{{Key: s.PublicKey()}}, HostKey: s}
 	if c, err := good.complete(); err != nil || c.MaxConns != DefaultMaxConns || c.ShutdownGrace != DefaultShutdownGrace {
 		t.Errorf("%+v, %v", c, err)
 	}
 	for want, change := range map[string]func(*Config){
 		"no user name": func(c *Config) { c.User = "" }, "no authorized key": func(c *Config) { c.AuthorizedKeys = nil },
-		"no host key": func(c *Config) { c.HostKey = nil }, "negative": func(c *Config) { c.MaxConns = -1 }, "empty key": func(c *Config) { c.AuthorizedKeys = []gossh.PublicKey{nil} },
+		"no host key": func(c *Config) { c.HostKey = nil }, "negative": func(c *Config) { c.MaxConns = -1 }, "empty key": func(c *Config) { c.AuthorizedKeys = []AuthorizedKey{{}} },
 	} {
 		c := good
 		change(&c)
@@ -108,7 +117,7 @@ func FuzzParseAuthorizedKeys(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		keys, err := ParseAuthorizedKeys(data)
+		keys, _, err := ParseAuthorizedKeys(data)
 		if (err == nil) != (len(keys) > 0) {
 			t.Fatalf("%d keys, %v", len(keys), err)
 		}
@@ -116,9 +125,9 @@ func FuzzParseAuthorizedKeys(f *testing.F) {
 			t.Fatalf("more than one line: %q", err)
 		}
 		for _, k := range keys {
-			again, err := ParseAuthorizedKeys(gossh.MarshalAuthorizedKey(k))
-			if err != nil || len(again) != 1 || !bytes.Equal(again[0].Marshal(), k.Marshal()) {
-				t.Fatalf("%v does not survive: %v", k, err)
+			again, _, err := ParseAuthorizedKeys(gossh.MarshalAuthorizedKey(k.Key))
+			if err != nil || len(again) != 1 || !bytes.Equal(again[0].Key.Marshal(), k.Key.Marshal()) {
+				t.Fatalf("%v does not survive: %v", k.Key, err)
 			}
 		}
 	})

@@ -15,6 +15,9 @@ type dir struct {
 	path string
 	next fsys.Cookie
 	end  bool
+
+	listed int64 // entries
+	failed error
 }
 
 // ListAt returns the next entries; it is called in order only.
@@ -25,7 +28,9 @@ func (d *dir) ListAt(out []os.FileInfo, _ int64) (int, error) {
 	ents := make([]fsys.Dirent, len(out))
 	d.v.s.cfg.Counters.Count(tree.OpList)
 	k, err := d.v.s.tree.ReadDir(d.n, d.next, ents)
+	d.listed += int64(k)
 	if err != nil && err != io.EOF {
+		d.failed = err
 		return 0, status(err)
 	}
 	d.end = err == io.EOF
@@ -46,6 +51,7 @@ func (d *dir) ListAt(out []os.FileInfo, _ int64) (int, error) {
 }
 
 func (d *dir) Close() error {
+	d.v.s.cfg.Audit.List(d.v.c.who, d.path, d.listed, d.failed)
 	d.v.release()
 	return nil
 }

@@ -10,8 +10,6 @@ import (
 	"testing"
 	"time"
 
-	gossh "golang.org/x/crypto/ssh"
-
 	"vmfr/agent/extent"
 )
 
@@ -19,7 +17,7 @@ import (
 func complete(t testing.TB) Config {
 	t.Helper()
 	k := newSigner(t, "")
-	c, err := Config{User: "oadp", HostKey: k, AuthorizedKeys: []gossh.PublicKey{k.PublicKey()}}.complete()
+	c, err := Config{User: "oadp", HostKey: k, AuthorizedKeys: []AuthorizedKey{{Key: k.PublicKey()}}}.complete()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/pkg/sftp"
 
+	"vmfr/agent/audit"
 	"vmfr/agent/tree"
 )
 
@@ -89,8 +90,9 @@ func (h *handles) remove(f *file) {
 
 // file is an open file.
 type file struct {
-	v *view
-	f *tree.File
+	v      *view
+	f      *tree.File
+	record *audit.File
 
 	name   string // its handle; this and the next are guarded by handles.mu
 	closed bool
@@ -100,10 +102,16 @@ type file struct {
 func (f *file) ReadAt(p []byte, off int64) (int, error) {
 	n, err := f.f.ReadAt(p, off)
 	f.v.s.cfg.Counters.Read(n)
+	if err == io.EOF {
+		f.record.Read(off, n, nil)
+		return n, err
+	}
+	f.record.Read(off, n, err)
 	return n, status(err)
 }
 
 func (f *file) Close() error {
+	f.record.Close()
 	f.v.open.remove(f)
 	f.v.release()
 	return nil

@@ -71,7 +71,7 @@ func serve(t testing.TB, tr *tree.Tree, change func(*Config)) *rig {
 	if err := os.WriteFile(filepath.Join(r.dir, "known_hosts"), []byte(known), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	c := Config{User: "oadp", AuthorizedKeys: []gossh.PublicKey{r.signer.PublicKey()}, HostKey: r.hostKey, Counters: r.counters, Version: "test 1-2"}
+	c := Config{User: "oadp", AuthorizedKeys: []AuthorizedKey{{Key: r.signer.PublicKey()}}, HostKey: r.hostKey, Counters: r.counters, Version: "test 1-2"}
 	if change != nil {
 		change(&c)
 	}

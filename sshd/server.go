@@ -13,6 +13,7 @@ import (
 	"github.com/gliderlabs/ssh"
 	gossh "golang.org/x/crypto/ssh"
 
+	"vmfr/agent/audit"
 	"vmfr/agent/tree"
 )
 
@@ -45,10 +46,12 @@ type server struct {
 // conn is one TCP connection.
 type conn struct {
 	net.Conn
-	addr     string
+	addr     string    // of the client, without its port
+	who      audit.Who // User and Key are set when it has logged in
 	login    *login
 	files    atomic.Int64 // open handles
 	lastFile atomic.Int64 // unix nanoseconds of the last close of a handle
+	active   atomic.Int64 // and of the last byte on a channel, see watchIdle
 	sessions atomic.Int64 // open channels
 	alive    sync.Once    // starts keepalive
 	ended    chan struct{}
@@ -100,7 +103,7 @@ func (s *server) admit(nc net.Conn) {
 	if host, _, err := net.SplitHostPort(addr); err == nil {
 		addr = host
 	}
-	c := &conn{Conn: newWriteBehind(nc), addr: addr, ended: make(chan struct{})}
+	c := &conn{Conn: newWriteBehind(nc), addr: addr, who: newWho(nc.RemoteAddr().String()), ended: make(chan struct{})}
 	s.mu.Lock()
 	full := len(s.conns) >= s.cfg.MaxConns || s.byAddr[addr] >= s.cfg.MaxConnsPerAddr
 	if !full {
@@ -111,6 +114,7 @@ func (s *server) admit(nc net.Conn) {
 	s.mu.Unlock()
 	if full {
 		s.cfg.Log.Warn("ssh: too many connections", "remote", addr)
+		s.cfg.Audit.Refused(c.who, "connection", "too many connections")
 		_ = nc.SetWriteDeadline(time.Now().Add(time.Second))
 		_, _ = nc.Write([]byte("Too many connections: close another one and try again.\r\n"))
 		_ = nc.Close()
@@ -121,10 +125,14 @@ func (s *server) admit(nc net.Conn) {
 }
 
 func (s *server) serveConn(c *conn) {
+	began := time.Now()
 	defer func() {
 		_ = c.Close()
 		close(c.ended)
 		c.wg.Wait()
+		if c.who.Key != "" {
+			s.cfg.Audit.Logout(c.who, time.Since(began))
+		}
 		s.mu.Lock()
 		delete(s.conns, c)
 		if s.byAddr[c.addr]--; s.byAddr[c.addr] == 0 {
@@ -140,7 +148,7 @@ func (s *server) serveConn(c *conn) {
 	srv := &ssh.Server{
 		Version:              "vmfr_" + s.cfg.Version,
 		HostSigners:          []ssh.Signer{s.cfg.HostKey},
-		PublicKeyHandler:     s.authorize,
+		PublicKeyHandler:     c.login.allow,
 		ServerConfigCallback: func(ssh.Context) *gossh.ServerConfig { return s.sshConfig(c.login) },
 		ConnectionFailedCallback: func(_ net.Conn, err error) {
 			s.cfg.Log.Info("ssh: login not completed", "remote", c.addr, "err", err)
@@ -198,39 +206,4 @@ func (c *conn) idleFor() time.Duration {
 		return 0
 	}
 	return time.Since(time.Unix(0, c.lastFile.Load()))
-}
-
-// login watches a connection until its client has logged in.
-type login struct {
-	s     *server
-	c     *conn
-	timer *time.Timer
-	done  atomic.Bool
-}
-
-func newLogin(s *server, c *conn) *login {
-	l := &login{s: s, c: c}
-	l.timer = time.AfterFunc(s.cfg.LoginGrace, func() {
-		if !l.done.Load() {
-			s.cfg.Log.Info("ssh: login took too long", "remote", c.addr)
-			_ = c.Close()
-		}
-	})
-	return l
-}
-
-// tried is called by x/crypto/ssh after every attempt to log in.
-func (l *login) tried(m gossh.ConnMetadata, method string, err error) {
-	switch {
-	case err == nil:
-		l.end()
-		l.s.cfg.Log.Info("ssh: logged in", "remote", l.c.addr, "client", string(m.ClientVersion()))
-	case method != "none":
-		l.s.cfg.Log.Info("ssh: login refused", "remote", l.c.addr, "user", m.User(), "method", method)
-	}
-}
-
-func (l *login) end() {
-	l.done.Store(true)
-	l.timer.Stop()
 }

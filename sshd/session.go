@@ -1,8 +1,10 @@
 package sshd
 
 import (
+	"context"
 	"fmt"
 	"net"
+	"strings"
 	"time"
 
 	gossh "golang.org/x/crypto/ssh"
@@ -13,7 +15,7 @@ import (
 // refuseChannel answers direct-tcpip, forwarded-tcpip, streamlocal, x11, tun and the rest.
 func (s *server) refuseChannel(ch gossh.NewChannel) {
 	s.cfg.Counters.Count(tree.OpRefused)
-	_ = ch.Reject(gossh.Prohibited, "this server offers sftp only, no forwarding")
+	_ = ch.Reject(gossh.Prohibited, "this server offers sftp, scp and rsync only, no forwarding")
 }
 
 // session serves one channel of type session (RFC 4254, section 6).
@@ -33,44 +35,75 @@ func (s *server) session(c *conn, sc *gossh.ServerConn, nc gossh.NewChannel) {
 		return
 	}
 	defer ch.Close()
-	c.alive.Do(func() { go s.keepalive(c, sc) })
-	var sftpDone chan struct{} // set once the subsystem runs
+	c.alive.Do(func() {
+		go s.keepalive(c, sc)
+		if s.cfg.IdleTimeout > 0 {
+			go s.watchIdle(c)
+		}
+	})
+	if s.cfg.IdleTimeout > 0 {
+		c.touch()
+		ch = activeChannel{ch, c}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	var ended chan uint32 // the exit status of what runs; nil: nothing does
 	for {
 		select {
 		case req, ok := <-reqs:
-			if !ok {
-				if sftpDone != nil {
+			if !ok { // the client closed the channel, or the connection is gone
+				if ended != nil {
+					cancel()
 					_ = ch.Close()
-					<-sftpDone
+					<-ended
 				}
 				return
 			}
-			switch {
-			case req.Type == "subsystem" && sftpDone == nil && stringPayload(req) == "sftp":
-				_ = req.Reply(true, nil)
-				sftpDone = make(chan struct{})
-				c.wg.Add(1)
-				go func() {
-					defer c.wg.Done()
-					defer close(sftpDone)
-					defer s.caught("sftp")
-					s.serveSFTP(c, ch)
-				}()
-			case sftpDone != nil:
+			if ended != nil {
 				_ = req.Reply(false, nil)
-			case s.refuse(sc, ch, req):
+				continue
+			}
+			run, over := s.request(c, sc, ch, req)
+			if over {
 				return
 			}
-		case <-sftpDone:
-			exit(ch, 0)
+			if run != nil {
+				ended = make(chan uint32, 1)
+				c.wg.Add(1)
+				go func() {
+					status := uint32(1)
+					defer c.wg.Done()
+					defer func() { ended <- status }()
+					defer s.caught("session")
+					status = run(ctx)
+				}()
+			}
+		case status := <-ended:
+			exit(ch, status)
 			return
 		}
 	}
 }
 
-// refuse answers a request for anything but sftp and tells whether that ends the session.
-// shell and exec are accepted first, since a client shows what the server writes only then.
-func (s *server) refuse(sc *gossh.ServerConn, ch gossh.Channel, req *gossh.Request) bool {
+// request decides about a request on a session where nothing runs yet: run is what it asks for,
+// nil if it is refused; over tells that the session ends with that.
+func (s *server) request(c *conn, sc *gossh.ServerConn, ch gossh.Channel, req *gossh.Request) (run func(context.Context) uint32, over bool) {
+	switch name := stringPayload(req); {
+	case req.Type == "subsystem" && name == "sftp":
+		_ = req.Reply(true, nil)
+		return func(context.Context) uint32 { s.serveSFTP(c, ch); return 0 }, false
+	case req.Type == "exec" && len(name) > 0:
+		if run := s.command(c, ch, name); run != nil {
+			_ = req.Reply(true, nil)
+			return run, false
+		}
+	}
+	return nil, s.refuse(c, sc, ch, req)
+}
+
+// refuse answers a request for anything else and tells whether that ends the session. shell and
+// exec are accepted first, since a client shows what the server writes only then.
+func (s *server) refuse(c *conn, sc *gossh.ServerConn, ch gossh.Channel, req *gossh.Request) bool {
 	switch req.Type {
 	case "shell", "exec":
 		_ = req.Reply(true, nil)
@@ -81,13 +114,22 @@ func (s *server) refuse(sc *gossh.ServerConn, ch gossh.Channel, req *gossh.Reque
 		return false
 	}
 	s.cfg.Counters.Count(tree.OpRefused)
+	s.cfg.Audit.Refused(c.who, strings.TrimSpace(req.Type+" "+shorten(stringPayload(req))), "only sftp, scp and rsync are offered")
 	host, port := "HOST", "22"
 	if h, p, err := net.SplitHostPort(sc.LocalAddr().String()); err == nil {
 		host, port = h, p
 	}
-	_, _ = fmt.Fprintf(ch.Stderr(), "this server offers sftp only: sftp -P %s %s@%s\r\n", port, s.cfg.User, host)
+	_, _ = fmt.Fprintf(ch.Stderr(), "this server offers sftp, scp and rsync only: sftp -P %s %s@%s\r\n", port, s.cfg.User, host)
 	exit(ch, 1)
 	return true
+}
+
+// shorten keeps what a client chose within sensible bounds for a log.
+func shorten(s string) string {
+	if len(s) > 1024 {
+		return s[:1024] + "..."
+	}
+	return s
 }
 
 // stringPayload decodes the one string of a subsystem or exec request.

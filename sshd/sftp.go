@@ -43,6 +43,7 @@ var (
 // refused is the answer to everything that would write.
 func (v *view) refused(what string) error {
 	v.s.cfg.Counters.Count(tree.OpRefused)
+	v.s.cfg.Audit.Refused(v.c.who, what, "backups are read-only")
 	return &statusError{fxPermissionDenied, what + ": backups are read-only; copy the file and change the copy"}
 }
 
@@ -72,6 +73,7 @@ func (v *view) Fileread(r *sftp.Request) (io.ReaderAt, error) {
 	if err := v.hold(opened); err != nil {
 		return nil, err
 	}
+	opened.record = v.s.cfg.Audit.Open(v.c.who, r.Filepath, f.Size())
 	return opened, nil
 }
 

@@ -1,8 +1,9 @@
-// Package sshd serves a tree by SFTP over SSH: read-only, public keys only, nothing but the
-// sftp subsystem.
+// Package sshd serves a tree by SFTP, scp and rsync over SSH: read-only, with public keys and user
+// certificates only.
 //
-// Non-goals: no shell, no command, no terminal, no forwarding of any kind, no writing. Each is
-// refused with one line that says so. Invariants: memory is bounded for each connection,
+// SFTP and the old scp protocol are answered in process from the tree; rsync is the real program,
+// which a Runner starts in a jail. Non-goals: no shell, no other command, no terminal, no
+// forwarding of any kind, no writing. Each is refused with one line that says so. Invariants: memory is bounded for each connection,
 // whatever the client does or does not read; a client that has not logged in holds a
 // connection for LoginGrace at most; Serve returns only when every goroutine that touches the
 // tree has ended, or says with ErrBusy that one has not.
@@ -12,6 +13,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"regexp"
@@ -19,6 +21,7 @@ import (
 
 	gossh "golang.org/x/crypto/ssh"
 
+	"vmfr/agent/audit"
 	"vmfr/agent/tree"
 )
 
@@ -50,13 +53,23 @@ const (
 // does not answer. The tree must not be closed then.
 var ErrBusy = errors.New("ssh: reads of an image did not end in time")
 
-// Config is who may log in and what the server presents. User, AuthorizedKeys and HostKey are
-// required.
+// Runner runs rsync, which reads the same tree; see agent/jail.
+type Runner interface {
+	// Run runs args until the program or ctx ends and returns its exit status, -1 if it was
+	// killed. An error, one line for the user, means that it was not run.
+	Run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) (exit int, err error)
+}
+
+// Config is who may log in and what the server presents. User, HostKey and somebody who may log
+// in, by AuthorizedKeys or TrustedUserCAs, are required.
 type Config struct {
 	User           string            // the only user name
-	AuthorizedKeys []gossh.PublicKey // any of them logs in, see ParseAuthorizedKeys
+	AuthorizedKeys []AuthorizedKey   // any of them logs in, see ParseAuthorizedKeys
+	TrustedUserCAs []gossh.PublicKey // their certificates log in where User is a principal
 	HostKey        gossh.Signer      // an ed25519 key
 	Version        string            // of the program, shown to clients as vmfr_<Version>
+	Rsync          Runner            // nil: rsync is refused
+	Audit          *audit.Log        // nil: nothing is recorded
 	Counters       *tree.Counters    // nil: nothing is counted
 	Log            *slog.Logger      // nil: nothing is logged
 
@@ -66,6 +79,9 @@ type Config struct {
 	LoginGrace      time.Duration
 	ShutdownGrace   time.Duration
 	Keepalive       time.Duration
+
+	// IdleTimeout ends a connection on which nothing is asked or sent for this long; zero: never.
+	IdleTimeout time.Duration
 }
 
 // notInVersion is what RFC 4253, section 4.2, does not allow in a software version.
@@ -76,18 +92,23 @@ func (c Config) complete() (Config, error) {
 	switch {
 	case c.User == "":
 		return c, errors.New("ssh: no user name is configured")
-	case len(c.AuthorizedKeys) == 0:
-		return c, errors.New("ssh: no authorized key is configured, so nobody could log in")
+	case len(c.AuthorizedKeys) == 0 && len(c.TrustedUserCAs) == 0:
+		return c, errors.New("ssh: no authorized key and no authority is configured, so nobody could log in")
 	case c.HostKey == nil:
 		return c, errors.New("ssh: no host key is configured")
 	case c.HostKey.PublicKey().Type() != gossh.KeyAlgoED25519:
 		return c, fmt.Errorf("ssh: the host key is of type %s; an ed25519 key is needed", c.HostKey.PublicKey().Type())
-	case c.MaxConns < 0 || c.MaxConnsPerAddr < 0 || c.LoginGrace < 0 || c.ShutdownGrace < 0 || c.Keepalive < 0:
+	case c.MaxConns < 0 || c.MaxConnsPerAddr < 0 || c.LoginGrace < 0 || c.ShutdownGrace < 0 || c.Keepalive < 0 || c.IdleTimeout < 0:
 		return c, errors.New("ssh: a limit is negative")
 	}
 	for _, k := range c.AuthorizedKeys {
-		if err := checkKey(k); err != nil {
+		if err := checkKey(k.Key); err != nil {
 			return c, fmt.Errorf("ssh: authorized key: %w", err)
+		}
+	}
+	for _, k := range c.TrustedUserCAs {
+		if err := checkKey(k); err != nil {
+			return c, fmt.Errorf("ssh: trusted authority: %w", err)
 		}
 	}
 	if c.Log == nil {

@@ -17,6 +17,7 @@ const (
 	frontSFTP  frontEnd = "sftp"
 	frontHTTPS frontEnd = "https"
 	frontFUSE  frontEnd = "fuse"
+	frontRsync frontEnd = "rsync"
 )
 
 // openBuckets are for the time until a disk's files can be read, in seconds: from a local

@@ -22,7 +22,8 @@ import (
 	gossh "golang.org/x/crypto/ssh"
 	"golang.org/x/sync/errgroup"
 
-	"vmfr/agent/engine"
+	"vmfr/agent/audit"
+	"vmfr/agent/jail"
 	"vmfr/agent/tree"
 	"vmfr/api/files"
 	"vmfr/fusefs"
@@ -44,10 +45,9 @@ var ErrStuck = errors.New("reads of an image did not end in time")
 // Config is a session. At least one of SSH, HTTPS and Mount is set.
 type Config struct {
 	Backups []Backup
-	Version string // of the program
-	// Fallback reads what no native engine does; nil: nothing does. Its appliances end with Run.
-	Fallback engine.Fallback
-	Log      *slog.Logger // nil: nothing is logged
+	Version string       // of the program
+	Log     *slog.Logger // nil: nothing is logged
+	Audit   *audit.Log   // nil: nothing is recorded
 
 	SSH   *SSH   // nil: off
 	HTTPS *HTTPS // nil: off
@@ -57,12 +57,15 @@ type Config struct {
 	Ready func(*tree.Tree) error
 }
 
-// SSH is where and for whom SFTP is served. Run takes over the listener.
+// SSH is where and for whom SFTP, scp and rsync are served. Run takes over the listener.
 type SSH struct {
 	Listener       net.Listener
 	User           string
-	AuthorizedKeys []gossh.PublicKey
+	AuthorizedKeys []sshd.AuthorizedKey
+	TrustedUserCAs []gossh.PublicKey
 	HostKey        gossh.Signer
+	IdleTimeout    time.Duration // zero: none
+	Jail           *jail.Jail    // nil: rsync is refused; Run takes it over
 }
 
 // HTTPS is where and for whom the file API is served. Run takes over the listener.
@@ -85,6 +88,7 @@ type session struct {
 	disks   *Disks
 	log     *slog.Logger
 	mount   *fusefs.Server // nil: off
+	jailed  *fusefs.Server // the mount that rsync reads; nil: off
 	metrics *metrics
 	ready   atomic.Bool
 	stuck   atomic.Bool // a front end still reads from the images
@@ -102,7 +106,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if cfg.SSH == nil && cfg.HTTPS == nil && cfg.Mount == nil {
 		return errors.New("nothing to do: no front end is configured")
 	}
-	disks, err := Open(ctx, cfg.Backups, cfg.Version, cfg.Fallback)
+	disks, err := Open(ctx, cfg.Backups, cfg.Version)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil // told to end before anything was served
@@ -118,10 +122,13 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	return errors.Join(err, disks.Close())
 }
 
-// closeListeners closes what Run took over and no front end did.
+// closeListeners closes what Run took over and no front end did; closing twice does nothing.
 func closeListeners(cfg Config) {
 	if cfg.SSH != nil {
 		_ = cfg.SSH.Listener.Close()
+		if cfg.SSH.Jail != nil {
+			_ = cfg.SSH.Jail.Close()
+		}
 	}
 	if cfg.HTTPS != nil {
 		_ = cfg.HTTPS.Listener.Close()
@@ -146,7 +153,8 @@ func (s *session) run(ctx context.Context) error {
 	}
 	if c := s.cfg.SSH; c != nil {
 		counters := s.count(frontSFTP)
-		g.Go(func() error { return s.serveSFTP(gctx, c, counters) })
+		runner := s.serveJail(gctx, g, c.Jail)
+		g.Go(func() error { return s.serveSFTP(gctx, c, runner, counters) })
 	}
 	if c := s.cfg.HTTPS; c != nil {
 		counters := s.count(frontHTTPS)
@@ -163,11 +171,14 @@ func (s *session) run(ctx context.Context) error {
 	return s.wait(gctx, g)
 }
 
-func (s *session) serveSFTP(ctx context.Context, c *SSH, counters *tree.Counters) error {
+func (s *session) serveSFTP(ctx context.Context, c *SSH, rsync sshd.Runner, counters *tree.Counters) error {
 	err := sshd.Serve(ctx, c.Listener, s.disks.Tree, sshd.Config{
-		User: c.User, AuthorizedKeys: c.AuthorizedKeys, HostKey: c.HostKey, Version: s.cfg.Version,
-		Counters: counters, Log: s.log, ShutdownGrace: grace,
+		User: c.User, AuthorizedKeys: c.AuthorizedKeys, TrustedUserCAs: c.TrustedUserCAs, HostKey: c.HostKey, Version: s.cfg.Version,
+		Rsync: rsync, Audit: s.cfg.Audit, Counters: counters, Log: s.log, ShutdownGrace: grace, IdleTimeout: c.IdleTimeout,
 	})
+	if c.Jail != nil {
+		_ = c.Jail.Close() // and its mount ends, which serveJail waits for
+	}
 	if errors.Is(err, sshd.ErrBusy) {
 		s.stuck.Store(true)
 	}
@@ -248,11 +259,13 @@ func (s *session) count(f frontEnd) *tree.Counters {
 }
 
 // panics counts those that front ends caught themselves.
-func (s *session) panics() uint64 {
-	if s.mount == nil {
-		return 0
+func (s *session) panics() (n uint64) {
+	for _, m := range []*fusefs.Server{s.mount, s.jailed} {
+		if m != nil {
+			n += m.Panics()
+		}
 	}
-	return s.mount.Panics()
+	return n
 }
 
 // logDisks tells the administrator what people will not find.

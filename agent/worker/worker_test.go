@@ -22,6 +22,7 @@ import (
 	"vmfr/agent/sample"
 	"vmfr/agent/tree"
 	"vmfr/api/files"
+	"vmfr/sshd"
 	"vmfr/test/fixture"
 )
 
@@ -79,7 +80,7 @@ func frontEnds(t *testing.T) (*SSH, *HTTPS, *http.Client) {
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(ca.Cert)
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, DisableKeepAlives: true}}
-	return &SSH{Listener: listen(), User: "u", AuthorizedKeys: []gossh.PublicKey{key.PublicKey()}, HostKey: key},
+	return &SSH{Listener: listen(), User: "u", AuthorizedKeys: []sshd.AuthorizedKey{{Key: key.PublicKey()}}, HostKey: key},
 		&HTTPS{Listener: listen(), User: "u", Password: "a long password", Certificate: cert}, client
 }
 
@@ -189,7 +190,7 @@ func TestOpenErrors(t *testing.T) {
 		"twice on a disk": func() { b[0].Name = "x"; b[0].Disks[1].Name = b[0].Disks[0].Name },
 	} {
 		change()
-		if d, err := Open(t.Context(), b, "test", nil); err == nil {
+		if d, err := Open(t.Context(), b, "test"); err == nil {
 			t.Errorf("%s: no error", name)
 			_ = d.Close()
 		}

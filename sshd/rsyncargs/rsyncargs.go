@@ -134,11 +134,14 @@ func Parse(words []string) (Command, error) {
 	return p.finish()
 }
 
-// ParseSecluded checks the arguments that came by standard input; their first is the program's
-// name, too.
-func ParseSecluded(words []string) (Command, error) {
+// ParseSecluded checks a command whose further arguments came by standard input; their first is
+// the program's name again.
+func ParseSecluded(words, more []string) (Command, error) {
+	if len(more) == 0 || more[0] != "rsync" {
+		return Command{}, errors.New("rsync: the arguments on standard input do not begin with rsync")
+	}
 	p := parser{}
-	if err := p.parse(words); err != nil {
+	if err := p.parse(append(words[:len(words):len(words)], more[1:]...)); err != nil {
 		return Command{}, err
 	}
 	return p.finish()

@@ -110,12 +110,15 @@ func TestSecluded(t *testing.T) {
 	if _, err := Parse(strings.Fields("rsync --server --sender -slogDtpre.iLsfxCIvu")); !errors.Is(err, ErrSecluded) {
 		t.Errorf("%v", err)
 	}
-	c, err := ParseSecluded([]string{"rsync", "--server", "--sender", "-slogDtpre.iLsfxCIvu", ".", "/backups/a b/$c"})
-	if want := []string{"rsync", "--server", "--sender", "-logDtpre.iLsfxCIvu", ".", "/backups/a b/$c"}; err != nil || !reflect.DeepEqual(c.Args(), want) {
+	first := strings.Fields("rsync --server --sender -slogDtpre.iLsfxCIvu")
+	c, err := ParseSecluded(first, []string{"rsync", "--bwlimit=5", ".", "/backups/a b/$c"})
+	if want := []string{"rsync", "--server", "--sender", "-logDtpre.iLsfxCIvu", "--bwlimit=5", ".", "/backups/a b/$c"}; err != nil || !reflect.DeepEqual(c.Args(), want) {
 		t.Errorf("%q, %v", c.Args(), err)
 	}
-	if _, err := ParseSecluded([]string{"rsync", "--server", "--sender", "--daemon", ".", "/backups"}); err == nil {
-		t.Error("a secluded --daemon is accepted")
+	for _, more := range [][]string{nil, {"sh"}, {"rsync", "--daemon", ".", "/backups"}, {"rsync", ".", "/etc"}, {"rsync"}} {
+		if c, err := ParseSecluded(first, more); err == nil {
+			t.Errorf("%q is accepted: %q", more, c.Args())
+		}
 	}
 }
 
@@ -180,7 +183,7 @@ func FuzzParse(f *testing.F) {
 	f.Add("rsync\x00--server\x00--sender\x00-s\x00--backup-dir\x00--daemon\x00.\x00/")
 	f.Add("rsync\x00--server\x00--sender\x00--files-from\x00-\x00.\x00/backups/./x")
 	f.Fuzz(func(t *testing.T, s string) {
-		c, err := ParseSecluded(strings.Split(s, "\x00"))
+		c, err := ParseSecluded([]string{"rsync"}, strings.Split(s, "\x00"))
 		if err != nil {
 			if strings.Contains(err.Error(), "\n") {
 				t.Fatalf("%q", err)
