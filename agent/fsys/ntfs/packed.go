@@ -30,8 +30,9 @@ func newInflatedCache(limit int64) *cache.Cache[unitKey, []byte] {
 // is stored as it is, one with none is zeros, one with some has LZNT1 in them, and holes after.
 type packed struct {
 	*stream
-	unit int64 // bytes
-	name string
+	unit   int64  // bytes
+	mapped uint64 // clusters
+	name   string
 }
 
 var _ extent.Reader = (*packed)(nil)
@@ -45,38 +46,32 @@ func (n *object) packed(a *attr) (extent.Reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &packed{s, unit, string(a.name)}, nil
+	return &packed{s, unit, a.allocated / n.fs.boot.cluster, string(a.name)}, nil
 }
 
-// place tells how unit u is stored: the bytes of its clusters, unit for all and 0 for none.
+// stored tells how unit u is stored: the bytes of its clusters, unit for all and 0 for none. What
+// lies behind the last mapped cluster counts as a hole.
 func (p *packed) stored(u int64) (int64, error) {
-	start := u * p.unit
 	cs := int64(p.fs.boot.cluster)
-	n := int64(0)
-	for n < p.unit {
-		vcn := uint64((start + n) / cs)
-		rl, err := p.runsAt(vcn)
-		if err != nil {
-			return 0, err
-		}
-		lcn, count := rl.at(vcn)
-		if lcn == hole {
+	n, at := int64(0), int64(0) // bytes in clusters, bytes looked at
+	for at < p.unit {
+		vcn := uint64((u*p.unit + at) / cs)
+		if vcn >= p.mapped {
 			break
 		}
-		n += min(int64(min(count, uint64(p.unit/cs)))*cs, p.unit-n)
-	}
-	// Clusters behind a hole would belong to no part of the format.
-	for at := n; at < p.unit; {
-		vcn := uint64((start + at) / cs)
 		rl, err := p.runsAt(vcn)
 		if err != nil {
 			return 0, err
 		}
 		lcn, count := rl.at(vcn)
+		length := min(int64(min(count, uint64(p.unit/cs)))*cs, p.unit-at)
 		if lcn != hole {
-			return 0, fsys.Corrupt("ntfs", "run list", fsys.Ino(p.ino), -1, "a compression unit has a hole before cluster %d", vcn)
+			if at > n {
+				return 0, fsys.Corrupt("ntfs", "run list", fsys.Ino(p.ino), -1, "a compression unit has a hole before cluster %d", vcn)
+			}
+			n += length
 		}
-		at += min(int64(min(count, uint64(p.unit/cs)))*cs, p.unit-at)
+		at += length
 	}
 	return n, nil
 }

@@ -183,3 +183,28 @@ func BenchmarkCompressed(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkInflate decodes one unit.
+func BenchmarkInflate(b *testing.B) {
+	img := makeNTFS(b, 32<<20)
+	dir := mount(b, img, "compression")
+	compressed(b, filepath.Join(dir, "c"))
+	write(b, filepath.Join(dir, "c/f"), text(1, 64<<10))
+	unmount(b, img, dir)
+	fs := openImage(b, img)
+	ino, err := fsystest.Find(fs, "c/f")
+	check(b, err)
+	r, err := fs.Open(ino)
+	check(b, err)
+	p := r.(*packed)
+	n, err := p.stored(0)
+	check(b, err)
+	src, dst := make([]byte, n), make([]byte, p.unit)
+	_, place, err := p.span(0, n)
+	check(b, err)
+	check(b, readFull(fs.dev, src, place))
+	b.SetBytes(p.unit)
+	for b.Loop() {
+		check(b, inflate(dst, src))
+	}
+}
