@@ -195,6 +195,24 @@ func TestDirtyOwnerChange(t *testing.T) {
 	}
 }
 
+// TestDirtyGrown: the file system was made larger, and only the log's superblock says so.
+func TestDirtyGrown(t *testing.T) {
+	fixture.Need(t, "xfs_growfs")
+	img, dir := mountNew(t, 48<<20)
+	fixture.Unmount(t, dir)
+	if err := os.Truncate(img, 128<<20); err != nil {
+		t.Fatal(err)
+	}
+	dir = fixture.Mount(t, img, "xfs", "rw,noatime", 0, 0)
+	fixture.Run(t, "xfs_growfs", dir)
+	if err := churnSynced(5, 300)(dir); err != nil {
+		t.Fatal(err)
+	}
+	fixture.Shutdown(t, dir, true)
+	fixture.Unmount(t, dir)
+	checkDirty(t, img)
+}
+
 // TestDirtyUnderLoad stops the file system while it is being changed.
 func TestDirtyUnderLoad(t *testing.T) {
 	for i, flush := range []bool{false, true, false, true} {

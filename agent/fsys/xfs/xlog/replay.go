@@ -120,7 +120,9 @@ func (p *replay) apply(t *transaction) error {
 	if err != nil {
 		return err
 	}
-	for _, it := range items {
+	t.items = nil // what is applied may go while the rest is: a transaction can be large
+	for i, it := range items {
+		items[i] = nil
 		switch it.kind() {
 		case itemBuffer:
 			err = p.buffer(it)

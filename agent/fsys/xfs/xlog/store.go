@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"vmfr/agent/cache"
 	"vmfr/agent/extent"
 	"vmfr/agent/fsys"
 )
@@ -21,19 +22,26 @@ const (
 	maxEntries = 1 << 21
 
 	slabChunks = 1 << 13 // chunks in one allocation, 1 MiB
+
+	// windowBytes is how much of the device is read at once: inodes and blocks that change
+	// together lie together. cacheBytes of it are kept during the replay.
+	windowBytes = 16 << 10
+	cacheBytes  = 4 << 20
 )
 
 // store is the volume while it is being changed: the device, and the chunks that differ.
 type store struct {
 	base  extent.Reader
-	slot  map[int64]uint32 // chunk number on the device -> its contents; 0: zeros
+	cache *cache.Cache[int64, []byte] // windows of the base
+	slot  map[int64]uint32            // chunk number on the device -> its contents; 0: zeros
 	slabs [][]byte
 	used  uint32   // slots given out; slot numbers begin with 1
 	free  []uint32 // slots of chunks that became zeros
 }
 
 func newStore(base extent.Reader) *store {
-	return &store{base: base, slot: map[int64]uint32{}}
+	size := func(b []byte) int64 { return int64(cap(b)) }
+	return &store{base: base, slot: map[int64]uint32{}, cache: cache.NewShards[int64](cacheBytes, 1, size)}
 }
 
 func contents(slabs [][]byte, slot uint32) []byte {
@@ -45,7 +53,7 @@ var zeroChunk [chunkSize]byte
 
 // read fills p from off on; both are multiples of the chunk size.
 func (s *store) read(p []byte, off int64) error {
-	if _, err := extent.ReadFull(s.base, p, off); err != nil {
+	if err := s.device(p, off); err != nil {
 		return fmt.Errorf("xfs: reading %d bytes at byte %d: %w", len(p), off, err)
 	}
 	for at := 0; at < len(p); at += chunkSize {
@@ -56,6 +64,24 @@ func (s *store) read(p []byte, off int64) error {
 				copy(p[at:], contents(s.slabs, slot))
 			}
 		}
+	}
+	return nil
+}
+
+// device fills p with what the device has from off on.
+func (s *store) device(p []byte, off int64) error {
+	for len(p) > 0 {
+		start := off / windowBytes * windowBytes
+		b, err := s.cache.Get(start, func() ([]byte, error) {
+			b := make([]byte, min(windowBytes, s.base.Size()-start))
+			_, err := extent.ReadFull(s.base, b, start)
+			return b, err
+		})
+		if err != nil {
+			return err
+		}
+		n := copy(p, b[off-start:])
+		p, off = p[n:], off+int64(n)
 	}
 	return nil
 }
