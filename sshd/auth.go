@@ -11,11 +11,12 @@ import (
 	gossh "golang.org/x/crypto/ssh"
 )
 
-// keyExchanges, ciphers and macs are what the server offers, best first. The ciphers
-// authenticate on their own; the MACs only complete the negotiation (RFC 5647, section 5.1).
+// keyExchanges, ciphers and macs are what the server offers, best first. The first ciphers
+// authenticate on their own; CTR, for clients such as paramiko that know no other, has the MACs,
+// which are of the kind that is computed over what was encrypted.
 var (
 	keyExchanges = []string{gossh.KeyExchangeMLKEM768X25519, gossh.KeyExchangeCurve25519}
-	ciphers      = []string{gossh.CipherAES128GCM, gossh.CipherAES256GCM, gossh.CipherChaCha20Poly1305}
+	ciphers      = []string{gossh.CipherAES128GCM, gossh.CipherAES256GCM, gossh.CipherChaCha20Poly1305, gossh.CipherAES256CTR, gossh.CipherAES128CTR}
 	macs         = []string{gossh.HMACSHA256ETM, gossh.HMACSHA512ETM}
 	userKeyAlgos = []string{
 		gossh.KeyAlgoED25519, gossh.KeyAlgoSKED25519, gossh.KeyAlgoSKECDSA256,

@@ -167,14 +167,14 @@ func TestAlgorithms(t *testing.T) {
 	r := serve(t, hostTree(t, newHostFS(sample(t))), nil)
 	for _, o := range []string{
 		"KexAlgorithms=diffie-hellman-group14-sha1", "KexAlgorithms=diffie-hellman-group14-sha256", "KexAlgorithms=ecdh-sha2-nistp256", "Ciphers=aes128-cbc",
-		"Ciphers=aes128-ctr", "Ciphers=3des-cbc", "HostKeyAlgorithms=ssh-rsa", "HostKeyAlgorithms=rsa-sha2-256,ecdsa-sha2-nistp256",
+		"Ciphers=aes192-ctr", "Ciphers=3des-cbc", "HostKeyAlgorithms=ssh-rsa", "HostKeyAlgorithms=rsa-sha2-256,ecdsa-sha2-nistp256",
 	} {
 		_, errs, status := r.run("", "ssh", sshArgs(r, []string{"-T", "-o", o})...)
 		if status == 0 || !strings.Contains(errs, "no matching") {
 			t.Errorf("%s: %d %q", o, status, errs)
 		}
 	}
-	for _, o := range []string{"KexAlgorithms=curve25519-sha256", "KexAlgorithms=curve25519-sha256@libssh.org", "Ciphers=aes256-gcm@openssh.com", "Ciphers=chacha20-poly1305@openssh.com", "Ciphers=aes128-gcm@openssh.com"} {
+	for _, o := range []string{"KexAlgorithms=curve25519-sha256", "KexAlgorithms=curve25519-sha256@libssh.org", "Ciphers=aes256-gcm@openssh.com", "Ciphers=chacha20-poly1305@openssh.com", "Ciphers=aes128-gcm@openssh.com", "Ciphers=aes256-ctr"} {
 		if _, errs, status := r.run("ls\n", "sftp", append(r.options("-b", "-", "-o", o), "oadp@"+r.host)...); status != 0 {
 			t.Errorf("%s: %q", o, errs)
 		}
