@@ -185,13 +185,16 @@ func (f *FS) near(op wire.Op, dir fsys.Ino, name string, each func(dir fsys.Ino,
 	names := [][]byte{[]byte(".")}
 	if name != "." {
 		if l, ok := f.a.dirs.Peek(objectKey{f.index, dir}); ok {
-			i, _ := l.find(name)
-			for _, d := range l.entries[i:min(i+nearBy, len(l.entries))] {
-				names = append(names, []byte(d.Name))
+			// The block of names that this one is in, so that any order of asking is served.
+			if i, ok := l.find(name); ok {
+				i -= i % nearBy
+				for _, d := range l.entries[i:min(i+nearBy, len(l.entries))] {
+					names = append(names, []byte(d.Name))
+				}
 			}
 		}
-		if len(names) == 1 || string(names[1]) != name {
-			names = [][]byte{[]byte("."), []byte(name)}
+		if len(names) == 1 {
+			names = append(names, []byte(name))
 		}
 	}
 	asked := make(map[string]bool, len(names))

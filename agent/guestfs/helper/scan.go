@@ -41,7 +41,8 @@ func (h *helper) scan(keys []wire.Key) ([]wire.Volume, error) {
 			}
 			seen[d.name] = true
 			found++
-			kind, err := h.g.Vfs_type(d.name)
+			tags, err := h.g.Blkid(d.name) // one program's start for all three; without KVM that counts
+			kind := tags["TYPE"]
 			if err != nil || kind == "" {
 				continue // nothing that is known by its signature
 			}
@@ -51,7 +52,7 @@ func (h *helper) scan(keys []wire.Key) ([]wire.Volume, error) {
 				v.Encrypted = true
 				if !ok {
 					v.Locked = true
-					v.UUID, _ = h.g.Vfs_uuid(d.name)
+					v.UUID = tags["UUID"]
 					all = append(all, v)
 					continue
 				}
@@ -61,7 +62,7 @@ func (h *helper) scan(keys []wire.Key) ([]wire.Volume, error) {
 				opened = true
 				continue
 			}
-			all = append(all, h.filesystems(d, kind)...)
+			all = append(all, h.filesystems(d, kind, tags)...)
 			if len(all) > wire.MaxFilesystems {
 				return nil, fmt.Errorf("there are more than %d file systems on these disks", wire.MaxFilesystems)
 			}
@@ -196,13 +197,12 @@ func (h *helper) unlock(d device, kind string, keys []wire.Key) (string, bool) {
 
 // filesystems describes what a device holds: nothing, one file system, or a btrfs with all of
 // its subvolumes.
-func (h *helper) filesystems(d device, kind string) []wire.Volume {
+func (h *helper) filesystems(d device, kind string, tags map[string]string) []wire.Volume {
 	if notFiles(kind) {
 		return nil
 	}
 	v := d.volume(kind)
-	v.Label, _ = h.g.Vfs_label(d.name)
-	v.UUID, _ = h.g.Vfs_uuid(d.name)
+	v.Label, v.UUID = tags["LABEL"], tags["UUID"]
 	if kind != "btrfs" {
 		return []wire.Volume{v}
 	}
