@@ -4,6 +4,7 @@ import (
 	"vmfr/agent/extent"
 	"vmfr/agent/fsys"
 	"vmfr/agent/fsys/ext4"
+	"vmfr/agent/fsys/fat"
 	"vmfr/agent/fsys/ntfs"
 	"vmfr/agent/fsys/xfs"
 	"vmfr/agent/volume"
@@ -16,6 +17,7 @@ func Native() []Engine {
 		native("ext4", ext4.Open, ext4.Options{}),
 		native("xfs", xfs.Open, xfs.Options{}),
 		native("ntfs", ntfs.Open, ntfs.Options{}),
+		native("fat", fat.Open, fat.Options{}),
 	}
 }
 
