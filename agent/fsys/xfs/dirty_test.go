@@ -213,6 +213,34 @@ func TestDirtyGrown(t *testing.T) {
 	checkDirty(t, img)
 }
 
+// TestDirtyFrozen: a frozen file system, as a backup agent in the guest leaves it for a snapshot,
+// has a log with next to nothing in it; an open file without a name is still there.
+func TestDirtyFrozen(t *testing.T) {
+	fixture.Need(t, "fsfreeze")
+	img, dir := mountNew(t, 64<<20)
+	if err := churnSynced(7, 300)(dir); err != nil {
+		t.Fatal(err)
+	}
+	open, err := os.Create(filepath.Join(dir, "without a name"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := open.Write(make([]byte, 100000)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(open.Name()); err != nil {
+		t.Fatal(err)
+	}
+	fixture.Run(t, "fsfreeze", "-f", dir)
+	frozen := fixture.Copy(t, img)
+	fixture.Run(t, "fsfreeze", "-u", dir)
+	if err := open.Close(); err != nil {
+		t.Fatal(err)
+	}
+	fixture.Unmount(t, dir)
+	checkRecovered(t, frozen)
+}
+
 // TestDirtyUnderLoad stops the file system while it is being changed.
 func TestDirtyUnderLoad(t *testing.T) {
 	for i, flush := range []bool{false, true, false, true} {

@@ -2,6 +2,7 @@ package xlog
 
 import (
 	"encoding/binary"
+	"fmt"
 	"math/bits"
 
 	"vmfr/agent/fsys"
@@ -149,6 +150,9 @@ func (p *replay) buffer(it *item) error {
 		if s, ok := stampOf(f.kind(), b); ok {
 			s.lsn = p.lsn
 			if _, known := p.pending[f.location]; !known {
+				if len(p.touched) >= maxPending {
+					return fmt.Errorf("xfs: %w: more than %d buffers changed at one moment of the log", fsys.ErrUnsupported, maxPending)
+				}
 				p.touched = append(p.touched, f.location)
 			}
 			p.pending[f.location] = s

@@ -35,7 +35,7 @@ func withInode(b *builder, lsn uint64) {
 // TestItems has one transaction for each rule, in logs of versions 4 and 5 alike.
 func TestItems(t *testing.T) {
 	chunk := bytes.Repeat([]byte("chunk..."), 16)
-	attr := le(uint16(0x1246), uint16(1), uint32(0), uint64(7))
+	attr := slices.Clip(le(uint16(0x1246), uint16(1), uint32(0), uint64(7)))
 	core := func(b *builder, change func(d []byte)) []byte {
 		d := logDinode(b.m.g.V5, 1, 100)
 		if change != nil {
@@ -86,6 +86,8 @@ func TestItems(t *testing.T) {
 		{name: "a mapping to change", items: items(intent(0x1244, 5)), err: fsys.ErrUnsupported, says: "mapping"},
 		{name: "a changed mapping", items: items(intent(0x1244, 5), intent(0x1245, 5)), check: func(r xlog.Report) bool { return r.Intents == 0 }},
 		{name: "an attribute to change", items: items(attr), err: fsys.ErrUnsupported, says: "attribute"},
+		{name: "a parent pointer to change", items: items(append(attr, le(uint64(128), uint32(4), uint32(9))...)), check: func(r xlog.Report) bool { return r.Intents == 1 }},
+		{name: "an attribute to replace", items: items(append(attr, le(uint64(128), uint32(3), uint32(9))...)), err: fsys.ErrUnsupported, says: "attribute"},
 		{name: "a changed attribute", items: items(attr, intent(0x1247, 7)), check: func(r xlog.Report) bool { return r.Intents == 0 }},
 		{name: "files to exchange", items: items(intent(0x1248, 5)), err: fsys.ErrUnsupported, says: "exchanging"},
 		{name: "a short intent", items: items(intent(0x1248, 5)[:12]), err: fsys.ErrCorrupt},

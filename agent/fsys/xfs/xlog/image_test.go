@@ -69,7 +69,8 @@ func (m *image) replay() (extent.Reader, xlog.Report, error) {
 }
 
 // dirtyImage makes a small file system, mounts it, runs load, and stops it as a crash would.
-func dirtyImage(t testing.TB, size int64, mkfs []string, flush bool, load func(dir string) error) *image {
+// prepare are programs to be run on the image before.
+func dirtyImage(t testing.TB, size int64, mkfs []string, flush bool, load func(dir string) error, prepare ...[]string) *image {
 	t.Helper()
 	fixture.NeedRoot(t)
 	fixture.Need(t, "mkfs.xfs")
@@ -77,6 +78,9 @@ func dirtyImage(t testing.TB, size int64, mkfs []string, flush bool, load func(d
 	fixture.Sparse(t, img, size)
 	// Without --unsupported mkfs.xfs makes nothing below 300 MiB.
 	fixture.Run(t, "mkfs.xfs", append(append([]string{"--unsupported", "-q", "-f"}, mkfs...), img)...)
+	for _, p := range prepare {
+		fixture.Run(t, p[0], append(p[1:], img)...)
+	}
 	dir := fixture.Mount(t, img, "xfs", "rw,noatime", 0, 0)
 	if err := load(dir); err != nil {
 		t.Fatal(err)

@@ -3,6 +3,7 @@ package xlog
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"vmfr/agent/fsys"
 )
@@ -35,11 +36,12 @@ const (
 	itemCUDRT    = 0x124f
 )
 
-// visible are the intents that change what a reader sees, by what they do.
-var visible = map[uint16]string{
-	itemBUI:   "mapping an extent",
-	itemAttrI: "changing an extended attribute",
-	itemXMI:   "exchanging the contents of two files",
+// visible are the intents that change what a reader sees, and what they do.
+var visible = []visibleIntent{{itemBUI, "mapping an extent"}, {itemAttrI, "changing an extended attribute"}, {itemXMI, "exchanging the contents of two files"}}
+
+type visibleIntent struct {
+	kind uint16
+	what string
 }
 
 // rank is the order in which items of one transaction are applied: buffers and new inodes first,
@@ -111,16 +113,27 @@ func (p *replay) trackIntent(it *item) error {
 	if len(p.intents) >= maxIntents {
 		return fmt.Errorf("xfs: %w: more than %d deferred operations in the log", fsys.ErrUnsupported, maxIntents)
 	}
-	p.intents[i] = struct{}{}
+	seen := slices.ContainsFunc(visible, func(v visibleIntent) bool { return v.kind == i.kind })
+	p.intents[i] = seen && !ofParent(it)
 	return nil
+}
+
+// ofParent tells whether an intent is to change a parent pointer: an attribute that points to a
+// directory, for the guest's own checks, and that no reader is shown.
+func ofParent(it *item) bool {
+	const operationAt, parentSet, parentReplace = 24, 4, 6
+	b := it.regions[0]
+	return it.kind() == itemAttrI && len(b) > operationAt && b[operationAt] >= parentSet && b[operationAt] <= parentReplace
 }
 
 // pendingIntents refuses a log whose deferred operations recovery would have to finish for a
 // reader to see what the guest would.
 func (p *replay) pendingIntents() error {
-	for i := range p.intents {
-		if what, ok := visible[i.kind]; ok {
-			return fmt.Errorf("xfs: %w: the log has an unfinished operation (%s)", fsys.ErrUnsupported, what)
+	for _, v := range visible {
+		for i, seen := range p.intents {
+			if seen && i.kind == v.kind {
+				return fmt.Errorf("xfs: %w: the log has an unfinished operation (%s)", fsys.ErrUnsupported, v.what)
+			}
 		}
 	}
 	p.report.Intents = len(p.intents)

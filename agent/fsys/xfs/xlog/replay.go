@@ -26,7 +26,7 @@ type replay struct {
 
 	at        int64 // block of the record that is being read
 	cancelled map[location]int
-	intents   map[intent]struct{}
+	intents   map[intent]bool // not done; whether a reader sees what they do
 
 	// pending are the buffers that transactions of LSN lsn changed and that have not got their
 	// own LSN and checksum yet: as long as they have the old LSN, other transactions that begin
@@ -38,8 +38,13 @@ type replay struct {
 	buf, before []byte // one buffer or inode: as it becomes, and as it was when it was loaded
 }
 
-// maxCancelled bounds the buffers that the log cancels; each costs it 60 bytes or more.
-const maxCancelled = 1 << 20
+const (
+	// maxCancelled bounds the buffers that the log cancels; each costs it 60 bytes or more.
+	maxCancelled = 1 << 20
+	// maxPending bounds the buffers that wait for their checksum; each costs the log 180 bytes
+	// or more, and one transaction has at most 64 MiB.
+	maxPending = 1 << 19
+)
 
 func (p *replay) run(s span) error {
 	if _, err := p.pass(s, true, p.collect); err != nil {

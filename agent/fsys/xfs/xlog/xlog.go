@@ -5,8 +5,14 @@
 // fs/xfs/libxfs/xfs_log_format.h, xfs_log_recover.c and *_item_recover.c, whose rules it
 // follows, so that the result is what the guest would see after a boot. Non-goals: no writing,
 // no log on a device of its own, no processing of unlinked inodes, no quota, no free-space
-// accounting beyond what the log holds. Invariants: the log is never copied into memory as a
-// whole, every loop over it has a limit, and the same log always gives the same result.
+// accounting beyond what the log holds. A directory block that is larger than a block of the file
+// system and not contiguous on the disk is in the log as several buffers, and only the whole could
+// be given a checksum: the kernel does not mount such a log; here that directory is found corrupt.
+//
+// Invariants: the log is never copied into memory as a whole, every loop over it has a limit, and
+// the same log always gives the same result. Memory: at most maxOpen bytes of transactions that are
+// being put together, and maxChunks chunks of new contents with maxEntries index entries; for a log
+// of usual size (64 MiB, at most 16 MiB in one transaction) less than the log's length.
 package xlog
 
 import (
@@ -56,7 +62,8 @@ type Report struct {
 	// how many because the block was freed later.
 	Skipped, Cancelled int
 	// Intents is how many deferred operations had begun and not ended that do not change what a
-	// reader sees: freeing of space and updates of the reverse map and reference counts.
+	// reader sees: freeing of space, updates of the reverse map and reference counts, and of
+	// parent pointers.
 	Intents int
 	// Torn: the log's last write was interrupted, and what was incomplete was dropped.
 	Torn bool
@@ -100,7 +107,7 @@ func Replay(r extent.Reader, g Geometry) (extent.Reader, Report, error) {
 	}
 	p := &replay{
 		log: log, g: &g, store: newStore(r), report: Report{Dirty: true, Torn: s.torn},
-		cancelled: map[location]int{}, intents: map[intent]struct{}{}, pending: map[location]stamp{},
+		cancelled: map[location]int{}, intents: map[intent]bool{}, pending: map[location]stamp{},
 	}
 	if err := p.run(s); err != nil {
 		return nil, Report{}, err
