@@ -16,9 +16,22 @@ help: ## list the targets
 demo: build ## build, serve the embedded sample and pull a file from it (needs Go alone)
 	@test/demo.sh bin/vmfr-agent
 
+# libguestfs' Go binding as Debian's golang-guestfs-dev installs it; see agent/guestfs/binding.
+GUESTFS_GO ?= /usr/share/gocode/src/libguestfs.org/guestfs/guestfs.go
+
 .PHONY: build
-build: ## build bin/vmfr-agent
+build: ## build bin/vmfr-agent; GUESTFS=1: with libguestfs (needs cgo, libguestfs-dev, golang-guestfs-dev)
+ifeq ($(GUESTFS),1)
+	@$(MAKE) --no-print-directory binding
+	CGO_ENABLED=1 go build -tags guestfs -trimpath -ldflags '$(LDFLAGS)' -o bin/vmfr-agent ./agent
+else
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/vmfr-agent ./agent
+endif
+
+.PHONY: binding
+binding: ## link libguestfs' Go binding to where go.mod looks for it
+	@test -f $(GUESTFS_GO) || { echo 'binding: $(GUESTFS_GO) is missing: install golang-guestfs-dev and libguestfs-dev' >&2; exit 1; }
+	@ln -sf $(GUESTFS_GO) agent/guestfs/binding/guestfs.go
 
 .PHONY: deps
 deps: ## install the Debian packages that the tests use (root)
@@ -49,6 +62,9 @@ unit: ## all Go tests; those whose tools are missing are skipped
 .PHONY: test
 test: deps lint cluster-programs ## install what is needed and run every test: lint, all suites, the race detector, fuzzing
 	VMFR_TEST_REQUIRE=1 go test -timeout 20m ./...
+	@$(MAKE) --no-print-directory binding
+	go vet -tags guestfs ./agent/...
+	VMFR_TEST_REQUIRE=1 go test -tags guestfs -timeout 10m ./agent/guestfs/...
 	VMFR_TEST_REQUIRE=1 test/race.sh
 	test/fuzz.sh $(FUZZTIME)
 

@@ -2,8 +2,9 @@
 # deps.sh test|bench: installs the Debian packages that the tests or the benchmarks use, where they are missing.
 set -euo pipefail
 test_packages=(attr acl curl debootstrap e2fsprogs etcd-server fdisk fuse3 gcc libc6-dev gdisk openssl libcap2-bin mount openssh-client openssh-server lftp rclone python3-paramiko ssh-audit procps
-  dosfstools mtools ntfs-3g lvm2 btrfs-progs cryptsetup-bin exfatprogs f2fs-tools squashfs-tools qemu-utils rsync sshfs util-linux xfsprogs)
-bench_packages=("${test_packages[@]}" libguestfs-tools supermin linux-image-cloud-amd64 qemu-system-x86 zstd)
+  dosfstools mtools ntfs-3g lvm2 btrfs-progs cryptsetup-bin exfatprogs f2fs-tools squashfs-tools qemu-utils rsync sshfs util-linux xfsprogs
+  golang-guestfs-dev libguestfs-dev libguestfs-tools linux-image-cloud-amd64 mdadm qemu-system-x86 supermin zstd)
+bench_packages=("${test_packages[@]}")
 case "${1:-}" in
   test) want=("${test_packages[@]}") ;;
   bench) want=("${bench_packages[@]}") ;;

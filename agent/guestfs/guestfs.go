@@ -29,6 +29,7 @@ import (
 	"time"
 
 	"vmfr/agent/engine"
+	"vmfr/agent/guestfs/wire"
 	"vmfr/agent/volume"
 )
 
@@ -69,6 +70,8 @@ type Options struct {
 	Idle     time.Duration // 0: DefaultIdle
 	Max      int           // appliances at a time; 0: by memory, at most 4
 	Log      *slog.Logger  // nil: nothing is logged
+
+	limit func(*wire.Request) time.Duration // of tests; nil: limitOf
 }
 
 // Fallback implements engine.Fallback.

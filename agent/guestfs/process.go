@@ -53,15 +53,16 @@ var errGone = errors.New("the libguestfs appliance has ended")
 
 // process is a running helper with its directory and the disks that it is served.
 type process struct {
-	cmd  *exec.Cmd
-	dir  *ownDir
-	conn *wire.Conn
-	sock *os.File
-	log  *tail
-	done chan struct{} // closed when all of it has ended and nothing is left
-	read chan struct{} // closed when no more replies are received
-	own  bool          // it has namespaces of its own
-	stop sync.Once
+	cmd   *exec.Cmd
+	dir   *ownDir
+	conn  *wire.Conn
+	sock  *os.File
+	log   *tail
+	done  chan struct{} // closed when all of it has ended and nothing is left
+	read  chan struct{} // closed when no more replies are received
+	own   bool          // it has namespaces of its own
+	limit func(*wire.Request) time.Duration
+	stop  sync.Once
 
 	mounting sync.Mutex
 	mounts   map[int]mountResult // by the file system's index, see Appliance.mount
@@ -90,7 +91,10 @@ const maxReplies = 4
 
 // startProcess starts the helper and serves it the disks. kill ends it.
 func startProcess(o *Options, dir *ownDir, disks []volume.Disk) (_ *process, err error) {
-	p := &process{dir: dir, done: make(chan struct{}), read: make(chan struct{}), mounts: map[int]mountResult{}, calls: map[uint64]*call{}, log: &tail{}}
+	p := &process{dir: dir, done: make(chan struct{}), read: make(chan struct{}), mounts: map[int]mountResult{}, calls: map[uint64]*call{}, log: &tail{}, limit: limitOf}
+	if o.limit != nil {
+		p.limit = o.limit
+	}
 	var servers []net.Listener
 	defer func() {
 		if err != nil {
@@ -319,7 +323,7 @@ func (p *process) receive() {
 // do sends a request and calls each for every reply, the last included. Errors: a *wire.Error
 // of the appliance, errGone, the first of each's, after which further replies are ignored.
 func (p *process) do(ctx context.Context, r *wire.Request, each func(*wire.Reply, []byte) error) error {
-	c := &call{limit: limitOf(r), replies: make(chan frame, maxReplies)}
+	c := &call{limit: p.limit(r), replies: make(chan frame, maxReplies)}
 	p.mu.Lock()
 	if p.dead != nil {
 		p.mu.Unlock()
@@ -345,6 +349,10 @@ func (p *process) do(ctx context.Context, r *wire.Request, each func(*wire.Reply
 			case first != nil:
 			case f.Err != nil:
 				first = &applianceError{op: r.Op, wire: *f.Err, disk: p.diskError()}
+				if f.Lost {
+					first = fmt.Errorf("%w: %w", errGone, first)
+					p.kill(first)
+				}
 			case each != nil:
 				first = each(&f.Reply, f.payload)
 			}

@@ -111,6 +111,7 @@ func (h *helper) answer(r wire.Request) error {
 	}
 	if err != nil {
 		reply.Err, payload = h.describe(err), nil
+		reply.Lost = h.lost
 	}
 	if err := h.conn.Send(&reply, payload); err != nil && err != io.EOF {
 		return err

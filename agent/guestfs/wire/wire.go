@@ -80,6 +80,7 @@ type Reply struct {
 	ID      uint64
 	More    bool     `json:",omitempty"`
 	Err     *Error   `json:",omitempty"`
+	Lost    bool     `json:",omitempty"` // with Err: the appliance has ended, and the helper ends
 	Volumes []Volume `json:",omitempty"` // Scan
 	Mounted *Mounted `json:",omitempty"` // Mount
 	Entries []Entry  `json:",omitempty"` // ReadD, Stat, Xattrs
