@@ -3,7 +3,6 @@ package e2e
 import (
 	"bufio"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -121,16 +120,14 @@ func (a agent) other(t *testing.T) string {
 	return p
 }
 
-// inspect runs vmfr-agent inspect on a disk of which one volume is not readable (the EFI system
-// partition), which it says by exit code 3.
+// inspect runs vmfr-agent inspect on disks that can be read whole.
 func inspect(t *testing.T, args ...string) string {
 	t.Helper()
 	cmd := exec.Command(agentPath, append([]string{"inspect", "--log-level", "error"}, args...)...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
-	var exit *exec.ExitError
-	if !errors.As(err, &exit) || exit.ExitCode() != 3 {
-		t.Fatalf("inspect %s: %v, want exit code 3\n%s", strings.Join(args, " "), err, out)
+	if err != nil {
+		t.Fatalf("inspect %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
 	return string(out)
 }
