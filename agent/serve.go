@@ -29,6 +29,7 @@ type serveFlags struct {
 	user                     string
 	authorizedKeys, password string // files
 	auditLog                 string
+	tlsCert, tlsKey          string // files
 	state                    string
 	mount                    mountFlags
 	json                     bool
@@ -63,12 +64,15 @@ func serveCommand() *cobra.Command {
 	flags := c.Flags()
 	flags.SortFlags = false
 	f.disks.register(flags)
+	f.disks.fallback.registerOff(flags)
 	flags.StringVar(&f.listenSSH, "listen-ssh", "127.0.0.1:2222", "`ADDRESS:PORT` for SFTP, scp and rsync; port 0: any free one; off: none")
 	flags.StringVar(&f.listenHTTPS, "listen-https", "127.0.0.1:8443", "`ADDRESS:PORT` for HTTPS; port 0: any free one; off: none")
 	flags.StringVar(&f.user, "user", "oadp", "the `NAME` that clients log in with")
 	flags.StringVar(&f.authorizedKeys, "authorized-keys", "", "`FILE` of public keys that may log in, instead of the generated one")
 	f.ssh.register(flags)
 	flags.StringVar(&f.password, "password-file", "", "`FILE` with the password for HTTPS (mode 0600), instead of the generated one")
+	flags.StringVar(&f.tlsCert, "tls-cert", "", "`FILE` with the certificate chain for HTTPS (PEM), instead of the generated one; read again when it changes")
+	flags.StringVar(&f.tlsKey, "tls-key", "", "`FILE` with the key of --tls-cert (PEM)")
 	flags.StringVar(&f.state, "state", "", "`DIR` for generated keys (default $XDG_STATE_HOME/vmfr or ~/.local/state/vmfr)")
 	flags.StringVar(&f.auditLog, "audit-log", "", "append a line of JSON for each login, listing and read to `FILE`; -: standard output")
 	f.mount.registerDir(flags)
@@ -112,7 +116,7 @@ func (f *serveFlags) run(c *cobra.Command) error {
 	}
 	defer func() { closeAudit(records, log) }()
 
-	cfg := worker.Config{Backups: disks.backups, Version: version, Log: log, Audit: records, Mount: f.mount.config()}
+	cfg := worker.Config{Backups: disks.backups, Fallback: disks.fallback, Version: version, Log: log, Audit: records, Mount: f.mount.config()}
 	listeners, err := f.listen()
 	if err != nil {
 		return err
@@ -198,7 +202,7 @@ func (f *serveFlags) credentials(cfg *worker.Config, l listeners, log *slog.Logg
 		}
 	}
 	if l.https != nil {
-		cfg.HTTPS, err = f.httpsAccess(&a, l.https)
+		cfg.HTTPS, err = f.httpsAccess(&a, l.https, log)
 	}
 	return a, err
 }
@@ -229,7 +233,7 @@ func (f *serveFlags) sshAccess(a *access, l net.Listener, log *slog.Logger) (*wo
 	return c, a.state.keep(fileKnownHosts, knownHosts(l.Addr().String(), a.hostKey))
 }
 
-func (f *serveFlags) httpsAccess(a *access, l net.Listener) (*worker.HTTPS, error) {
+func (f *serveFlags) httpsAccess(a *access, l net.Listener, log *slog.Logger) (*worker.HTTPS, error) {
 	c := &worker.HTTPS{Listener: l, User: f.user}
 	var err error
 	if f.password != "" {
@@ -249,6 +253,11 @@ func (f *serveFlags) httpsAccess(a *access, l net.Listener) (*worker.HTTPS, erro
 			return nil, err
 		}
 		a.password = a.state.path(filePassword)
+	}
+	if f.tlsCert != "" || f.tlsKey != "" {
+		if c.GetCertificate, err = files.CertificateFiles(f.tlsCert, f.tlsKey, log); err != nil {
+			return nil, fmt.Errorf("--tls-cert, --tls-key: %w", err)
+		}
 	}
 	// The address as it was asked for may be a name, which the socket's is not.
 	host, _, err := net.SplitHostPort(f.listenHTTPS)

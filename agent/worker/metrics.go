@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"vmfr/agent/tree"
+	"vmfr/api/files"
 )
 
 // frontEnd names what serves the tree, in metrics and errors.
@@ -30,6 +31,7 @@ type metrics struct {
 	disks    *Disks
 	counters map[frontEnd]*tree.Counters
 	panics   func() uint64 // of the front ends
+	logins   files.Logins  // by HTTPS
 }
 
 var _ prometheus.Collector = (*metrics)(nil)
@@ -52,7 +54,8 @@ var (
 	descMeta    = desc("metadata_cache_lookups_total", "Lookups in the file systems' metadata caches, by result: hit, miss.", "result")
 	descMetaUse = desc("metadata_cache_bytes", "File system metadata kept in memory.")
 	descAhead   = desc("read_ahead_clusters_total", "Clusters inflated ahead of a sequential reader.", "backup", "disk")
-	descriptors = []*prometheus.Desc{descDisks, descOps, descBytes, descFiles, descConns, descErrors, descPanics, descOpens,
+	descLogins  = desc("logins_total", "Tries to log in by HTTPS, by result: granted (sessions), wrong, limited.", "result")
+	descriptors = []*prometheus.Desc{descLogins, descDisks, descOps, descBytes, descFiles, descConns, descErrors, descPanics, descOpens,
 		descHits, descMisses, descCached, descAhead, descMeta, descMetaUse}
 )
 
@@ -111,6 +114,10 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	counter(descPanics, st.Panics+m.panics())
 	counter(descOpens, st.Opens)
+	granted, wrong, limited := m.logins.Snapshot()
+	counter(descLogins, granted, "granted")
+	counter(descLogins, wrong, "wrong")
+	counter(descLogins, limited, "limited")
 	counter(descMeta, st.Metadata.Hits, "hit")
 	counter(descMeta, st.Metadata.Misses, "miss")
 	gauge(descMetaUse, st.Metadata.Bytes)

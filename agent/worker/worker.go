@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"vmfr/agent/audit"
+	"vmfr/agent/engine"
 	"vmfr/agent/jail"
 	"vmfr/agent/tree"
 	"vmfr/api/files"
@@ -45,9 +46,11 @@ var ErrStuck = errors.New("reads of an image did not end in time")
 // Config is a session. At least one of SSH, HTTPS and Mount is set.
 type Config struct {
 	Backups []Backup
-	Version string       // of the program
-	Log     *slog.Logger // nil: nothing is logged
-	Audit   *audit.Log   // nil: nothing is recorded
+	Version string // of the program
+	// Fallback reads what no native engine does; nil: nothing does. Its appliances end with Run.
+	Fallback engine.Fallback
+	Log      *slog.Logger // nil: nothing is logged
+	Audit    *audit.Log   // nil: nothing is recorded
 
 	SSH   *SSH   // nil: off
 	HTTPS *HTTPS // nil: off
@@ -73,6 +76,8 @@ type HTTPS struct {
 	Listener       net.Listener
 	User, Password string
 	Certificate    tls.Certificate
+	// GetCertificate wins where it is set, see files.CertificateFiles.
+	GetCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 }
 
 // Mount is where the tree is mounted by FUSE.
@@ -106,7 +111,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if cfg.SSH == nil && cfg.HTTPS == nil && cfg.Mount == nil {
 		return errors.New("nothing to do: no front end is configured")
 	}
-	disks, err := Open(ctx, cfg.Backups, cfg.Version)
+	disks, err := Open(ctx, cfg.Backups, cfg.Version, cfg.Fallback)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil // told to end before anything was served
@@ -187,8 +192,9 @@ func (s *session) serveSFTP(ctx context.Context, c *SSH, rsync sshd.Runner, coun
 
 func (s *session) serveHTTPS(ctx context.Context, c *HTTPS, counters *tree.Counters, metrics http.Handler) error {
 	err := files.Serve(ctx, c.Listener, s.disks.Tree, files.Config{
-		User: c.User, Password: c.Password, Certificate: c.Certificate, Version: s.cfg.Version,
-		Counters: counters, Metrics: metrics, Log: s.log, Limits: files.Limits{Grace: grace},
+		User: c.User, Password: c.Password, Certificate: c.Certificate, GetCertificate: c.GetCertificate, Version: s.cfg.Version,
+		Counters: counters, Logins: &s.metrics.logins, Metrics: metrics, Log: s.log, Limits: files.Limits{Grace: grace},
+		Audit: s.cfg.Audit,
 		Ready: func() error {
 			if !s.ready.Load() || ctx.Err() != nil {
 				return errors.New("starting or stopping")
