@@ -22,6 +22,7 @@ type composer struct {
 	units  []*unit     // of all disks, in the order in which the VM has them
 	where  map[*content]*shown
 	folder map[*unit]string // of a unit without content: where it is explained or awaited
+	used   map[string]bool  // keys of indexes that have their place
 	mounts []Mount
 	made   []madeMount
 	err    error // the first: there are too many file systems
@@ -48,7 +49,7 @@ type shown struct {
 // compose places everything of b into tab and reports it. An error says that not all file
 // systems have a place.
 func (t *Tree) compose(tab *table, b *backup) (BackupReport, error) {
-	c := &composer{t: t, tab: tab, b: b, where: map[*content]*shown{}, folder: map[*unit]string{}}
+	c := &composer{t: t, tab: tab, b: b, where: map[*content]*shown{}, folder: map[*unit]string{}, used: map[string]bool{}}
 	s := tab.static
 	quiet := tab.quiet
 	tab.quiet = true
@@ -98,7 +99,14 @@ func (c *composer) ownFolder(d *diskPlan) {
 		}
 	}
 	key := "disk\x00" + d.disk.Name
+	before, known := c.b.places.own[d.disk.Name]
 	switch {
+	case known: // whatever a boot has brought besides
+		for _, u := range d.units {
+			if before != "" && u.key(nil) == before {
+				d.shows = u
+			}
+		}
 	case len(systems) == 1:
 		d.shows = systems[0]
 	case len(systems) == 0 && waiting:
@@ -108,9 +116,11 @@ func (c *composer) ownFolder(d *diskPlan) {
 	case len(some) == 1:
 		d.shows = some[0]
 	}
+	c.b.places.own[d.disk.Name] = ""
 	if d.shows == nil {
 		return
 	}
+	c.b.places.own[d.disk.Name] = d.shows.key(nil)
 	if _, ok := c.b.places.index[key]; !ok {
 		key = d.shows.key(d.shows.main())
 	}
@@ -131,6 +141,7 @@ func (c *composer) show(x *content, key string, at Node, path string, root Node)
 		c.err = err
 		return Node{}
 	}
+	c.used[key] = true
 	m := &mounted{fs: x.fs, guest: true, root: root, alias: c.where[x] != nil}
 	if c.b.places.held[key] {
 		m.swap = x.fs.Root()
@@ -199,9 +210,13 @@ func (c *composer) roots() []*system {
 // showBeside gives a content its folder <disk>@<name>.
 func (c *composer) showBeside(u *unit, x *content) {
 	key := u.key(x)
-	if _, ok := c.b.places.names[u.key(nil)]; ok {
-		key = u.key(nil)
+	for c.used[key] { // the folder that was there before the boot shows another subvolume
+		key += "\x00"
 	}
+	c.showBesideAs(key, u, x)
+}
+
+func (c *composer) showBesideAs(key string, u *unit, x *content) {
 	name := u.d.besideName(c.b, key, u, x)
 	at := c.tab.static.dir(c.dir, u.d.disk.Name+"@"+name, u.d.mtime)
 	c.show(x, key, Node{0, at.ino}, u.d.path+"@"+name, Node{})
@@ -212,7 +227,7 @@ func (c *composer) showBeside(u *unit, x *content) {
 func (c *composer) keep() {
 	for _, u := range c.units {
 		if _, ok := c.b.places.names[u.key(nil)]; ok && len(u.shows) > 0 {
-			c.showBeside(u, u.main())
+			c.showBesideAs(u.key(nil), u, u.main())
 		}
 	}
 }

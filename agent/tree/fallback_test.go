@@ -410,3 +410,24 @@ func TestLateCaller(t *testing.T) {
 		}
 	})
 }
+
+// TestKeptSubvolumes: a partition beside a system, whose folder was there before the boot,
+// turns out to be a btrfs of several subvolumes, one of them with a system.
+func TestKeptSubvolumes(t *testing.T) {
+	of := func(sub string, id uint64, files map[string]string) engine.Found {
+		return engine.Found{Disk: "d", Partition: 2, FS: btrfs(files), Subvolume: sub, SubvolID: id, Default: sub == ""}
+	}
+	tr := fallbackTree(t, found(of("", 5, map[string]string{"a": "/", "b": "/", "stray": "s"}), of("a", 6, debian("")), of("b", 7, map[string]string{"f": "b"})),
+		stub{"root": fsOf("", "", debian("LABEL=x /home x"))}, Backup{Name: "b", Disks: []Disk{{Name: "d", Reader: twoPartitions(t, "root", "btrfs")}}})
+	defer tr.Close()
+	if got, err := names(tr, "/backups/b"); got != "d d@p2" || err != nil {
+		t.Errorf("before: %q, %v", got, err)
+	}
+	r := settled(t, tr)
+	if got, err := names(tr, "/backups/b"); got != "d d@p2 d@tank" || err != nil {
+		t.Errorf("after: %q, %v", got, err)
+	}
+	if read(t, tr, "/backups/b/d@p2/etc/hosts") != "h" || read(t, tr, "/backups/b/d@tank/stray") != "s" || len(r.OperatingSystems) != 2 {
+		t.Errorf("%+v", r)
+	}
+}

@@ -19,7 +19,9 @@ func FuzzGuestFiles(f *testing.F) {
 		"/dev/vdb /mnt/my\\040disk x\n/dev/vdc /home x noauto\n", "LABEL=late / btrfs subvol=a\nLABEL=late /home x subvolid=7\n",
 		"LABEL=more /hidden/by x\nLABEL=data /l2/.. x\nLABEL=rootfs /boot x\n", "/dev/mapper/c /home x\n/dev/vg/lv /boot x\n",
 	} {
-		f.Add(s, "c UUID=late none\n", "ID=debian\nPRETTY_NAME=\"a \\\"b\\\"\"\n", uint8(len(s)))
+		for _, order := range []uint8{uint8(len(s) & 127), 128} {
+			f.Add(s, "c UUID=late none\n", "ID=debian\nPRETTY_NAME=\"a \\\"b\\\"\"\n", order)
+		}
 	}
 	f.Fuzz(func(t *testing.T, fstab, crypttab, release string, order uint8) {
 		if len(fstab) > 4096 {
@@ -33,14 +35,22 @@ func FuzzGuestFiles(f *testing.F) {
 			"root": fsOf("rootfs", "aaaa", files), "data": fsOf("data", "bbbb", map[string]string{"d": "d", "sub/x": "/"}),
 			"more": fsOf("more", "cccc", map[string]string{"m": "m", "etc/fstab": fstab, "etc/os-release": release, "home": "/"}),
 		})
-		disks := []Disk{disk("sys", "root"), disk("two", "data"), disk("three", "more"), disk("four", "btrfs")}
+		sys := disk("sys", "root")
+		if order >= 128 {
+			sys.Reader = twoPartitions(t, "root", "btrfs")
+		}
+		disks := []Disk{sys, disk("two", "data"), disk("three", "more"), disk("four", "btrfs")}
 		i := int(order) % len(disks)
 		disks[0], disks[i] = disks[i], disks[0]
 		a := &appliances{answer: func(context.Context, string, []volume.Disk) ([]engine.Found, error) {
 			of := func(sub string, id uint64) engine.Found {
 				return engine.Found{Disk: "four", Label: "late", UUID: "late", FS: btrfs(files), Subvolume: sub, SubvolID: id, Default: id == 7}
 			}
-			return []engine.Found{of("", 5), of("a", 6), of("b", 7), {Device: "/dev/md0", FS: btrfs(files)}}, nil
+			second := of("c", 8)
+			second.Disk, second.Partition = "sys", 2
+			third := second
+			third.Subvolume = ""
+			return []engine.Found{of("", 5), of("a", 6), of("b", 7), second, third, third, {Device: "/dev/md0", FS: btrfs(files)}}, nil
 		}}
 		tr, err := New(t.Context(), Config{Backups: []Backup{{Name: "b", Disks: disks}}, Engines: []engine.Engine{engines}, Fallback: a})
 		if err != nil {

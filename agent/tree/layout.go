@@ -23,6 +23,7 @@ type places struct {
 	index map[string]uint16
 	held  map[string]bool   // handed out before it was known what for, see heldIno
 	names map[string]string // <disk>@<name> folders that have been shown
+	own   map[string]string // by disk: the key of the unit in its own folder, empty: none
 	next  int               // kept for after a boot
 	limit int
 }
@@ -61,7 +62,7 @@ func (t *Tree) assemble() error {
 				}
 			}
 		}
-		b.places = places{index: map[string]uint16{}, held: map[string]bool{}, names: map[string]string{}}
+		b.places = places{index: map[string]uint16{}, held: map[string]bool{}, names: map[string]string{}, own: map[string]string{}}
 		s.restoreLink(restores, b.Backup, mtime)
 	}
 	s.text(s.root(), metadataName, "", newest) // for listings; see texts

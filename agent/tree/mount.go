@@ -92,7 +92,7 @@ func (c *composer) mount(r *system, e *fstabEntry, m *Mount) {
 		m.State, m.Note = MountFailed, why
 		return
 	}
-	if _, ok := c.b.places.index[key]; !ok && c.where[x] == nil {
+	if _, ok := c.b.places.index[key]; !ok && c.where[x] == nil && !c.used[u.key(x)] {
 		key = u.key(x)
 	}
 	m.State, m.Path = MountShown, path
