@@ -26,11 +26,10 @@ const passphrase = "correct horse"
 // images is one backup with everything that only an appliance reads, and ext4 and xfs, left as
 // a crash leaves them, which native engines read, too.
 type images struct {
-	dir     string
-	disks   []volume.Disk
-	oracle  map[string]fsystest.Manifest // what a file system holds, by the name of its case
-	ids     map[string]uint64            // btrfs subvolumes
-	btrfsID string
+	dir    string
+	disks  []volume.Disk
+	oracle map[string]fsystest.Manifest // what a file system holds, by the name of its case
+	ids    map[string]uint64            // btrfs subvolumes
 }
 
 func (im *images) add(t *testing.T, name string) {
