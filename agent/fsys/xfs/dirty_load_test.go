@@ -140,14 +140,18 @@ func fsyncs(dir string) error {
 	return l.err
 }
 
-// wraps fills the log several times.
+// wraps has the log go round: every fsync is a checkpoint, and together they are longer than it.
 func wraps(dir string) error {
 	l := &loader{dir: dir}
-	for round := range 24 {
+	for round := range 33 {
 		sub := l.path("round %d", round)
 		l.mkdir(sub)
-		for i := range 250 {
-			l.write(filepath.Join(sub, fmt.Sprint("file number ", i)), 1+i%10, byte(round))
+		for i := range 200 {
+			p := filepath.Join(sub, fmt.Sprint("file number ", i))
+			l.write(p, 1+i%10, byte(round))
+			if i%10 == 0 {
+				l.fsync(p)
+			}
 		}
 		l.do(syncDir(dir))
 		if round%3 != 1 {
