@@ -3,6 +3,7 @@ package files
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -22,8 +23,6 @@ import (
 	"vmfr/agent/fsys/fsystest"
 	"vmfr/agent/tree"
 	"vmfr/test/fixture"
-
-	"context"
 )
 
 // openBackups makes a tree of several backups of one disk, a day apart.
@@ -218,7 +217,7 @@ func TestSearchEqualsFind(t *testing.T) {
 	if end := lines[3]; len(lines) != 4 || end.Complete || end.Why == nil || end.Why.Kind != "limit" {
 		t.Errorf("limit: %d lines", len(lines))
 	}
-	for _, q := range []string{"name=[", "regex=(", "type=x", "minSize=-1", "after=yesterday", "nmae=x", "backup=b9", "regex=" + strings.Repeat("a", 1001)} {
+	for _, q := range []string{"name=[", "regex=(", "type=x", "minSize=-1", "after=yesterday", "named=x", "backup=b9", "regex=" + strings.Repeat("a", 1001)} {
 		if a := s.get("/api/v1/search?" + q); a.status != 400 && a.status != 404 {
 			t.Errorf("%s: %d", q, a.status)
 		}

@@ -23,7 +23,7 @@ func (s *server) person() *http.Client {
 	return c
 }
 
-func (s *server) browse(c *http.Client, method, path string, form url.Values, headers ...string) *http.Response {
+func (s *server) browse(c *http.Client, method, path string, form url.Values, headers ...string) reply {
 	s.t.Helper()
 	req, err := http.NewRequest(method, s.url(path), strings.NewReader(form.Encode()))
 	if err != nil {
@@ -42,7 +42,15 @@ func (s *server) browse(c *http.Client, method, path string, form url.Values, he
 		s.t.Fatal(err)
 	}
 	_ = resp.Body.Close()
-	return resp
+	return reply{resp.StatusCode, resp.Header, resp.Cookies(), req.URL}
+}
+
+// reply is an answer without its body.
+type reply struct {
+	StatusCode int
+	Header     http.Header
+	cookies    []*http.Cookie
+	url        *url.URL
 }
 
 // TestSession is a person's day: sent to the login, let in, idle, sent away.
@@ -62,11 +70,11 @@ func TestSession(t *testing.T) {
 		t.Errorf("a script's request: %d %v", r.StatusCode, r.Header)
 	}
 	right := url.Values{"user": {testUser}, "password": {testPassword}, "next": {"/files/?limit=3"}}
-	if r := s.browse(c, "POST", "/login", url.Values{"user": {testUser}, "password": {"wrong"}}); r.StatusCode != 401 || len(r.Cookies()) != 0 {
+	if r := s.browse(c, "POST", "/login", url.Values{"user": {testUser}, "password": {"wrong"}}); r.StatusCode != 401 || len(r.cookies) != 0 {
 		t.Errorf("a wrong password: %d %v", r.StatusCode, r.Header)
 	}
 	for _, h := range []string{"Origin: https://evil.example", "Sec-Fetch-Site: cross-site", "Sec-Fetch-Site: same-site"} {
-		if r := s.browse(c, "POST", "/login", right, h); r.StatusCode != 403 || len(r.Cookies()) != 0 {
+		if r := s.browse(c, "POST", "/login", right, h); r.StatusCode != 403 || len(r.cookies) != 0 {
 			t.Errorf("%s: %d", h, r.StatusCode)
 		}
 	}
@@ -103,11 +111,11 @@ func TestSession(t *testing.T) {
 	if r := s.browse(c, "GET", "/logout", nil); r.StatusCode != 405 {
 		t.Errorf("GET /logout: %d", r.StatusCode)
 	}
-	old := c.Jar.Cookies(r.Request.URL)
+	old := c.Jar.Cookies(r.url)
 	if r := s.browse(c, "POST", "/logout", nil, "Sec-Fetch-Site: same-origin"); r.StatusCode != 303 || !strings.Contains(r.Header.Get("Clear-Site-Data"), "cache") {
 		t.Errorf("logout: %d", r.StatusCode)
 	}
-	c.Jar.SetCookies(r.Request.URL, old)
+	c.Jar.SetCookies(r.url, old)
 	if r := s.browse(c, "GET", "/files/", nil); r.StatusCode != 303 {
 		t.Errorf("the cookie of an ended session: %d", r.StatusCode)
 	}

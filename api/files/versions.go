@@ -28,7 +28,6 @@ type version struct {
 	Error     *entryError `json:"error,omitempty"`
 
 	attr fsys.Attr
-	seen bool // of an earlier version: what is absent was there
 }
 
 // versions answers /api/v1/versions: one path in every backup.

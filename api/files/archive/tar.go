@@ -217,7 +217,7 @@ func (t *tarWriter) file(h *header, e walk.Entry) error {
 		t.pos += h.size + padding(h.size)
 		return nil
 	}
-	var r extent.Reader = extent.Zeros(0)
+	r := extent.Zeros(0)
 	var err error
 	if h.size > 0 {
 		if r, err = t.s.openFile(e.Path, e.Node); err == nil && r.Size() != h.size {

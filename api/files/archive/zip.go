@@ -44,7 +44,6 @@ type zipWriter struct {
 	z        *zip.Writer
 	problems problems
 	result   Result
-	full     bool
 }
 
 // Zip writes a zip archive in the order of the folders. What cannot be read, and what zip
@@ -132,7 +131,7 @@ func (z *zipWriter) member(e walk.Entry) error {
 }
 
 func (z *zipWriter) file(h *zip.FileHeader, e walk.Entry) error {
-	var r extent.Reader = extent.Zeros(0)
+	r := extent.Zeros(0)
 	if e.Attr.Size > 0 {
 		var err error
 		if r, err = z.s.openFile(e.Path, e.Node); err != nil {
