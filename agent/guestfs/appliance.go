@@ -236,7 +236,7 @@ func (a *Appliance) boot() (_ *process, err error) {
 	if len(a.disks) > wire.MaxDisks {
 		return nil, fmt.Errorf("libguestfs reads at most %d disks of a backup, and there are %d", wire.MaxDisks, len(a.disks))
 	}
-	if err := checkMemory(availableMemory()); err != nil {
+	if err := checkMemory(o.need(), availableMemory()); err != nil {
 		return nil, err
 	}
 	began := time.Now()

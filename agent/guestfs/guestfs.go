@@ -120,7 +120,7 @@ func New(o Options) (*Fallback, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	if o.Max <= 0 {
-		o.Max = appliancesFor(availableMemory())
+		o.Max = appliancesFor(o.need(), availableMemory())
 	}
 	return &Fallback{opts: o, pool: newPool(o.Max)}, nil
 }

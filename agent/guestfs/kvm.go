@@ -65,6 +65,14 @@ var bootCode = []byte{0xb0, 0x10, 0xe6, 0xf4, 0xf4, 0xeb, 0xfd}
 
 const bootStatus = 0x10*2 + 1
 
+// bootSector is bootCode as a disk that a BIOS boots.
+func bootSector() []byte {
+	sector := make([]byte, 512)
+	copy(sector, bootCode)
+	sector[510], sector[511] = 0x55, 0xaa
+	return sector
+}
+
 // probeKVM returns nil if a virtual machine runs. On other processors than amd64 it only opens
 // the device: there the appliance's own start is the probe.
 func probeKVM(ctx context.Context, qemu, scratch string, limit time.Duration) error {
@@ -77,10 +85,7 @@ func probeKVM(ctx context.Context, qemu, scratch string, limit time.Duration) er
 		return nil
 	}
 	disk := filepath.Join(scratch, "kvm-probe")
-	sector := make([]byte, 512)
-	copy(sector, bootCode)
-	sector[510], sector[511] = 0x55, 0xaa
-	if err := os.WriteFile(disk, sector, 0o600); err != nil {
+	if err := os.WriteFile(disk, bootSector(), 0o600); err != nil {
 		return err
 	}
 	defer func() { _ = os.Remove(disk) }()

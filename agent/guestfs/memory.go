@@ -18,8 +18,10 @@ const (
 	// libguestfs' default memory, and the helper's.
 	applianceBytes = 900 << 20
 	// unlockMemory is an appliance's memory in MiB where there are keys: LUKS2 lets its key
-	// derivation use 1 GiB, which the default of 1,280 MiB does not leave free.
+	// derivation use 1 GiB, which the default of 1,280 MiB does not leave free. unlockBytes is
+	// what that adds.
 	unlockMemory = 2048
+	unlockBytes  = 1 << 30
 	// maxAuto bounds how many appliances are run without being told to.
 	maxAuto = 4
 	// evictAfter is how long an appliance must have been unused before it is stopped for
@@ -27,10 +29,18 @@ const (
 	evictAfter = 2 * time.Second
 )
 
-// appliancesFor is how many appliances may run at a time with that many free bytes: half of
-// the memory, at least one.
-func appliancesFor(free int64) int {
-	return int(max(1, min(maxAuto, free/2/applianceBytes)))
+// need is what one appliance takes, in bytes.
+func (o *Options) need() int64 {
+	if len(o.Keys) > 0 {
+		return applianceBytes + unlockBytes
+	}
+	return applianceBytes
+}
+
+// appliancesFor is how many appliances may run at a time that need so many bytes each: in half
+// of the free memory, at least one.
+func appliancesFor(need, free int64) int {
+	return int(max(1, min(maxAuto, free/2/need)))
 }
 
 // availableMemory is what can be used without swapping, in bytes: the kernel's estimate, or
@@ -115,10 +125,10 @@ func inactive(path string) int64 {
 }
 
 // checkMemory refuses to start what would be killed for lack of memory.
-func checkMemory(free int64) error {
-	if free < applianceBytes {
+func checkMemory(need, free int64) error {
+	if free < need {
 		return fmt.Errorf("libguestfs needs about %d MiB of memory and %d MiB are free; free memory, raise the memory limit, or read fewer backups at a time",
-			applianceBytes>>20, free>>20)
+			need>>20, free>>20)
 	}
 	return nil
 }
