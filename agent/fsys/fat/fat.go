@@ -13,7 +13,7 @@
 //
 // It is our own reader because the demands are on what a library hides: extents of the device
 // under each file, an answer for hostile input that costs bounded memory and time, stable inode
-// numbers (docs/decisions/006-own-fat.md).
+// numbers (docs/decisions/008-own-fat.md).
 //
 // Non-goals: exFAT, writing, deleted files, the short names beside long ones in listings.
 // Invariants: an FS is immutable and safe for concurrent use, holds no lock across I/O, and its
