@@ -48,8 +48,6 @@ func parseBuffer(it *item) (bufferFormat, error) {
 	return bufferFormat{}, fsys.Corrupt("xfs", "buffer item of the log", 0, -1, "a format of %d bytes", len(b))
 }
 
-func (p *replay) parseBuffer(it *item) (bufferFormat, error) { return parseBuffer(it) }
-
 // change is a run of bytes of a buffer.
 type change struct {
 	off  int
@@ -101,7 +99,7 @@ func (f *bufferFormat) run(bit int) int {
 
 // buffer applies a buffer item.
 func (p *replay) buffer(it *item) error {
-	f, err := p.parseBuffer(it)
+	f, err := parseBuffer(it)
 	if err != nil {
 		return err
 	}

@@ -97,7 +97,7 @@ func (p *replay) collect(t *transaction) error {
 		if it.kind() != itemBuffer {
 			continue
 		}
-		f, err := p.parseBuffer(it)
+		f, err := parseBuffer(it)
 		if err != nil {
 			return err
 		}
