@@ -1,6 +1,7 @@
 package sshd
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -27,8 +28,27 @@ var (
 	errPanic = &statusError{fxFailure, "internal error. " + tree.KindInternal.Advice()}
 )
 
-// readBuffer holds a DATA packet. A server's sessions share a pool of them.
-type readBuffer [dataHeader + maxRead]byte
+// readBuffer holds a DATA packet. A server's sessions share a pool of them for each size.
+type readBuffer []byte
+
+// readSizes are the contents that buffers are made for. Many clients ask for 32 KiB at a time.
+var readSizes = [...]int{32 << 10, 64 << 10, maxRead}
+
+// buffers is a pool for each of readSizes.
+type buffers [len(readSizes)]sync.Pool
+
+// get returns a buffer for n bytes of content, n at most maxRead, and the pool to put it back into.
+func (b *buffers) get(n int) (*readBuffer, *sync.Pool) {
+	i := 0
+	for readSizes[i] < n {
+		i++
+	}
+	if r, ok := b[i].Get().(*readBuffer); ok {
+		return r, &b[i]
+	}
+	r := make(readBuffer, dataHeader+readSizes[i])
+	return &r, &b[i]
+}
 
 // handles are a session's open files by RequestServer's names for them, the handles of the
 // protocol.
@@ -119,18 +139,24 @@ func (f *file) Close() error {
 
 // startRead begins to answer a READ of n bytes at off, n at most maxRead. Answers are sent in
 // the order in which the content arrives, so that one slow read does not hold up others; clients
-// match them by their id. maxPending bounds the reads of a session.
+// match them by their id. maxPending and maxReading bound the reads of a session.
 func (w *wire) startRead(f *file, id uint32, off int64, n int) {
 	w.reads.Go(func() {
 		defer w.v.s.caught("sftp read")
-		b := w.v.s.buffers.Get().(*readBuffer)
-		defer w.v.s.buffers.Put(b)
-		_ = w.send(f.reply(b, id, off, n)) // an error ends the session, see fail
+		// Those before it end, if need be by the connection's end, so this is not for ever.
+		_ = w.room.Acquire(context.Background(), int64(n))
+		defer w.room.Release(int64(n))
+		if w.ended() != nil {
+			return
+		}
+		b, pool := w.v.s.buffers.get(n)
+		defer pool.Put(b)
+		_ = w.send(f.reply(*b, id, off, n)) // an error ends the session, see fail
 	})
 }
 
 // reply reads n bytes at off and returns the packet for the client: DATA in b, or a STATUS.
-func (f *file) reply(b *readBuffer, id uint32, off int64, n int) (packet []byte) {
+func (f *file) reply(b readBuffer, id uint32, off int64, n int) (packet []byte) {
 	defer func() {
 		if packet == nil {
 			packet = statusPacket(id, errPanic)

@@ -40,7 +40,7 @@ type server struct {
 	wg     sync.WaitGroup // connections
 	panics atomic.Uint64
 
-	buffers sync.Pool // of *readBuffer
+	buffers buffers
 }
 
 // conn is one TCP connection.
@@ -61,7 +61,6 @@ type conn struct {
 func newServer(t *tree.Tree, c Config) *server {
 	return &server{
 		tree: t, cfg: c, conns: map[*conn]struct{}{}, byAddr: map[string]int{},
-		buffers: sync.Pool{New: func() any { return new(readBuffer) }},
 	}
 }
 

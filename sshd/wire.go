@@ -6,18 +6,22 @@ import (
 	"fmt"
 	"io"
 	"sync"
+
+	"golang.org/x/sync/semaphore"
 )
 
 const (
-	// maxRead is the most content in one reply. Larger ones save little: a reply travels in
-	// SSH packets of 32 KiB anyway. sshfs -o max_read asks for up to 64 KiB and takes a shorter
-	// reply for the end of the file, so it must not be less than that.
-	maxRead = 128 << 10
-	// maxPacket is the longest packet that pkg/sftp takes.
+	// maxPacket is the longest packet that pkg/sftp takes, and OpenSSH's client, too.
 	maxPacket = 256 << 10
-	// maxPending bounds the requests of one session that are not answered yet, and so the
-	// memory for their replies: 32 * 128 KiB = 4 MiB.
-	maxPending = 32
+	// maxRead is the most content in one reply: what fits in a packet, as OpenSSH's server
+	// counts it. sshfs -o max_read asks for up to 64 KiB and takes a shorter reply for the end
+	// of the file, so it must not be less than that.
+	maxRead = maxPacket - 1024
+	// maxPending bounds the requests of one session that are not answered yet.
+	maxPending = 64
+	// maxReading bounds the content of one session that is being read or waits to be sent, in
+	// bytes: with all DefaultMaxConns connections busy 128 MiB. Further requests wait.
+	maxReading = 2 << 20
 )
 
 // Packet types and flags of draft-ietf-secsh-filexfer-02, sections 3 and 5.
@@ -62,7 +66,8 @@ var errWire = errors.New("sftp: malformed packet")
 type wire struct {
 	ch    io.ReadWriteCloser
 	v     *view
-	reads sync.WaitGroup // started by Read, see startRead
+	reads sync.WaitGroup      // started by Read, see startRead
+	room  *semaphore.Weighted // of maxReading bytes
 
 	head    [5 + maxReadRequest]byte // the packet being read, or its beginning
 	in      []byte                   // what is left of it
@@ -77,7 +82,7 @@ type wire struct {
 }
 
 func newWire(ch io.ReadWriteCloser, v *view) *wire {
-	w := &wire{ch: ch, v: v}
+	w := &wire{ch: ch, v: v, room: semaphore.NewWeighted(maxReading)}
 	w.answer.L = &w.mu
 	return w
 }
