@@ -111,6 +111,11 @@ func startOpenSSH(c config, f format) (sshTarget, error) {
 	if err != nil {
 		return sshTarget{}, err
 	}
+	return startOpenSSHOn(c, mt)
+}
+
+// startOpenSSHOn starts OpenSSH's server for what is mounted, and unmounts that in the end.
+func startOpenSSHOn(c config, mt mounted) (sshTarget, error) {
 	dir, err := os.MkdirTemp(c.work, "sshd")
 	if err != nil {
 		return sshTarget{}, err
