@@ -146,6 +146,15 @@ func (a *Appliance) setStage(state, stage string) {
 	a.mu.Unlock()
 }
 
+// stageOf is setStage unless p has ended meanwhile, which says more.
+func (a *Appliance) stageOf(p *process, state, stage string) {
+	a.mu.Lock()
+	if a.proc == p {
+		a.state, a.stage, a.since = state, stage, time.Now()
+	}
+	a.mu.Unlock()
+}
+
 // use returns a running helper and starts one where none runs. release must be called when
 // the request is done: until then the appliance is not stopped for being unused.
 func (a *Appliance) use(ctx context.Context) (p *process, release func(), err error) {
@@ -314,9 +323,7 @@ func (a *Appliance) watch(p *process, began time.Time) {
 			if time.Since(began) > soundAfter {
 				a.failures = 0
 			}
-			if a.failures > 0 || !a.closed {
-				a.pause()
-			}
+			a.pause()
 			a.f.opts.Log.Warn("libguestfs ended", "backup", a.name, "error", a.err)
 		}
 		a.mu.Unlock()

@@ -73,12 +73,21 @@ func TestAppliance(t *testing.T) {
 	}
 	for _, c := range []struct{ place, oracle string }{
 		{"btrfs:", "btrfs:"}, {"btrfs:root", "btrfs:root"}, {"btrfs:snap 1", "btrfs:snap 1"}, {"ext4", "ext4"}, {"xfs", "xfs"},
-		{"exfat", "plain"}, {"cvg/root", "posix"}, {"array", "posix"}, {"tvg/data", "posix"}, {"squash", "posix"},
+		{"exfat", "plain"}, {"cvg/root", "posix"}, {"array", "posix"}, {"tvg/data", "posix"}, {"squash", "squash"},
 	} {
 		t.Run(c.place, func(t *testing.T) {
 			x := byPlace[c.place]
 			if x.FS == nil {
 				t.Fatalf("not read: %v", x.Err)
+			}
+			if c.place == "exfat" { // its root has no times: Linux shows when it was mounted
+				a, err := x.FS.Stat(x.FS.Root())
+				if err != nil {
+					t.Fatal(err)
+				}
+				e := im.oracle[c.oracle]["."]
+				e.Mtime = a.Mtime.UnixNano()
+				im.oracle[c.oracle]["."] = e
 			}
 			began := time.Now()
 			fsystest.Run(t, x.FS, im.oracle[c.oracle])

@@ -93,8 +93,8 @@ func (a *Appliance) Filesystems(ctx context.Context) ([]engine.Found, error) {
 		return nil, err
 	}
 	defer release()
-	a.setStage(stateStarting, stageMount)
-	defer a.setStage(stateRunning, "")
+	a.stageOf(p, stateStarting, stageMount)
+	defer a.stageOf(p, stateRunning, "")
 	a.mu.Lock()
 	volumes := a.volumes
 	a.mu.Unlock()

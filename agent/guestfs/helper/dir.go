@@ -4,6 +4,7 @@ package helper
 
 import (
 	"errors"
+	"fmt"
 	"strconv"
 	"strings"
 
@@ -12,12 +13,18 @@ import (
 	"vmfr/agent/guestfs/wire"
 )
 
+// maxEntries is above what the engine keeps of one directory, and bounds what it is sent.
+const maxEntries = 2_000_000
+
 // list lists a directory with its entries' attributes, in several replies. readdir streams, so
 // that a directory of any size arrives; the rest goes by the batch.
 func (h *helper) list(r wire.Request) error {
 	ents, err := h.g.Readdir(string(r.Path))
 	if err != nil {
 		return err
+	}
+	if len(*ents) > maxEntries {
+		return fmt.Errorf("a directory of %d entries, of at most %d", len(*ents), maxEntries)
 	}
 	names := append(make([][]byte, 0, wire.MaxNames), []byte("."))
 	flush := func() error {
