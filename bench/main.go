@@ -39,7 +39,7 @@ func main() {
 	flag.IntVar(&c.fileMiB, "size", 1024, "size of the large file in MiB")
 	flag.IntVar(&c.files, "files", 20000, "number of small files")
 	flag.BoolVar(&c.guest, "guestmount", true, "measure guestmount too (slow)")
-	flag.StringVar(&c.only, "only", "", "measure only these groups: latency,sequential,small,formats,sftp,streams,rsync")
+	flag.StringVar(&c.only, "only", "", "measure only these groups: latency,sequential,small,formats,sftp,streams,rsync,https")
 	flag.Parse()
 	if err := run(c); err != nil {
 		log.Fatal(err)
@@ -69,7 +69,7 @@ func run(c config) error {
 	for _, g := range []struct {
 		name string
 		run  func(config, images, *report) error
-	}{{"latency", latency}, {"sequential", sequential}, {"small", small}, {"formats", formats}, {"sftp", sftpThroughput}, {"streams", sftpStreams}, {"rsync", rsyncThroughput}} {
+	}{{"latency", latency}, {"sequential", sequential}, {"small", small}, {"formats", formats}, {"sftp", sftpThroughput}, {"streams", sftpStreams}, {"rsync", rsyncThroughput}, {"https", httpsRows}} {
 		if c.only != "" && !strings.Contains(","+c.only+",", ","+g.name+",") {
 			continue
 		}
