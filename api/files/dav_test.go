@@ -2,7 +2,6 @@ package files
 
 import (
 	"encoding/xml"
-	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
@@ -77,9 +76,7 @@ func TestPropfind(t *testing.T) {
 	if a := s.get("/dav"+disk+"/etc/hosts", "Range: bytes=0-8"); a.status != 206 || string(a.body) != "127.0.0.1" {
 		t.Errorf("range: %d %q", a.status, a.body)
 	}
-	if resp, err := (&http.Client{Transport: c.Transport}).Get(s.url("/dav/")); err != nil || resp.StatusCode != 401 {
-		t.Errorf("without a password: %v %v", resp, err)
-	}
+	s.do(c, "PROPFIND", "/dav/", "Authorization: ", "Depth: 1").problem(t, 401, "unauthorized")
 }
 
 // TestCadaver lists and downloads with the real client.
