@@ -319,8 +319,7 @@ func TestKeyOptions(t *testing.T) {
 		"both, one past": {`from="*",expiry-time="20200101"`, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var r *rig
-			r = serve(t, hostTree(t, newHostFS(sample(t))), func(cfg *Config) {
+			r := serve(t, hostTree(t, newHostFS(sample(t))), func(cfg *Config) {
 				line := c.options + " " + string(gossh.MarshalAuthorizedKey(cfg.AuthorizedKeys[0].Key))
 				keys, refused, err := ParseAuthorizedKeys([]byte(line))
 				if err != nil || len(refused) > 0 {
@@ -377,8 +376,8 @@ func TestIdleTimeout(t *testing.T) {
 		}
 		time.Sleep(60 * time.Millisecond)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- s.Wait() }()
+	ended := make(chan struct{})
+	go func() { _ = s.Wait(); close(ended) }()
 	select {
 	case <-ended:
 	case <-time.After(10 * time.Second):

@@ -112,7 +112,7 @@ func (x *source) arguments(words []string) (paths []string, err error) {
 	case to:
 		return nil, errSink
 	case !from:
-		return nil, errors.New("scp: run scp on your side: scp -O user@host:/path .")
+		return nil, errors.New("scp: run it on your side, as in: scp -O user@host:/path FOLDER")
 	case len(paths) == 0:
 		return nil, errors.New("scp: no path is given")
 	}
