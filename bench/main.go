@@ -27,6 +27,7 @@ type config struct {
 	files   int    // number of small files
 	guest   bool   // measure guestmount too
 	only    string // comma-separated groups; empty: all
+	keep    bool   // keep the rows of out that this run does not measure
 }
 
 func main() {
@@ -40,6 +41,7 @@ func main() {
 	flag.IntVar(&c.files, "files", 20000, "number of small files")
 	flag.BoolVar(&c.guest, "guestmount", true, "measure guestmount too (slow)")
 	flag.StringVar(&c.only, "only", "", "measure only these groups: latency,sequential,small,formats,sftp,streams,rsync,https")
+	flag.BoolVar(&c.keep, "keep", false, "keep the rows of the folder's benchmarks.json that are not measured now")
 	flag.Parse()
 	if err := run(c); err != nil {
 		log.Fatal(err)
@@ -76,6 +78,11 @@ func run(c config) error {
 		log.Printf("measuring: %s", g.name)
 		if err := g.run(c, im, r); err != nil {
 			return fmt.Errorf("%s: %w", g.name, err)
+		}
+	}
+	if c.keep && c.out != "" {
+		if err := r.keep(c.out); err != nil {
+			return err
 		}
 	}
 	fmt.Print(r.markdown())

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"math"
 	"os"
@@ -55,6 +56,36 @@ func (r *report) add(name, format, who, unit string, values []float64) {
 			w.Ratio[other] = m / us
 		}
 	}
+}
+
+// keep adds the rows of an earlier run that this one does not have, where it measured the same
+// things on as many processors. A row's contenders are always of one run.
+func (r *report) keep(dir string) error {
+	b, err := os.ReadFile(filepath.Join(dir, "benchmarks.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	var old report
+	if err == nil {
+		err = json.Unmarshal(b, &old)
+	}
+	if err != nil {
+		return fmt.Errorf("the rows to keep: %w", err)
+	}
+	if old.CPUs != r.CPUs || old.FileMiB != r.FileMiB || old.Files != r.Files {
+		return fmt.Errorf("the rows to keep were measured with %d processors, %d MiB and %d files", old.CPUs, old.FileMiB, old.Files)
+	}
+	now := r.Rows
+	r.Rows = nil
+	for _, o := range old.Rows {
+		if i := slices.IndexFunc(now, func(n *row) bool { return n.Name == o.Name && n.Format == o.Format }); i >= 0 {
+			o = now[i]
+			now = slices.Delete(now, i, i+1)
+		}
+		r.Rows = append(r.Rows, o)
+	}
+	r.Rows = append(r.Rows, now...)
+	return nil
 }
 
 func median(v []float64) float64 {

@@ -49,6 +49,15 @@ func TestRatios(t *testing.T) {
 	if err != nil || json.Unmarshal(j, &back) != nil || len(back.Rows) != 2 {
 		t.Errorf("benchmarks.json: %v: %s", err, j)
 	}
+	next := &report{}
+	next.add("tar", "raw", "vmfr", "s", []float64{1})
+	next.add("find", "raw", "vmfr", "s", []float64{1})
+	if err := next.keep(dir); err != nil || len(next.Rows) != 3 || next.Rows[0].Median["vmfr"] != 50 || next.Rows[1].Median["vmfr"] != 1 || len(next.Rows[1].Median) != 1 {
+		t.Errorf("kept rows: %v, %+v", err, next.Rows)
+	}
+	if err := (&report{CPUs: 64}).keep(dir); err == nil {
+		t.Error("rows of another machine are kept")
+	}
 	svg, err := os.Open(filepath.Join(dir, "benchmarks.svg"))
 	if err != nil {
 		t.Fatal(err)
