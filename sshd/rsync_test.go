@@ -356,7 +356,7 @@ func TestRsyncEnds(t *testing.T) {
 	if _, err := s.StdinPipe(); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Start("rsync --server --sender -logDtpre.iLsfxCIvu . /backups/b/d/"); err != nil {
+	if err := s.Start("rsync --server --sender -logDtpre.iLsfxCIvu " + runMark() + " . /backups/b/d/"); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := out.Read(make([]byte, 4)); err != nil { // the greeting: it runs and waits
@@ -373,11 +373,14 @@ func TestRsyncEnds(t *testing.T) {
 	}
 }
 
-// jailedProcesses counts the descendants of this process that are an rsync sender.
+// runMark tells the runs of this process from those of other tests.
+func runMark() string { return fmt.Sprintf("--checksum-seed=%d", os.Getpid()) }
+
+// jailedProcesses counts the running senders with runMark.
 func jailedProcesses(t testing.TB) (n int) {
 	out, _ := exec.Command("ps", "-eo", "args").Output()
 	for _, l := range strings.Split(string(out), "\n") {
-		if strings.Contains(l, "--sender") && strings.Contains(l, ".vmfr-") {
+		if strings.Contains(l, runMark()) && strings.Contains(l, ".vmfr-") {
 			n++
 		}
 	}

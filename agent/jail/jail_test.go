@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -73,8 +75,11 @@ func probe(t testing.TB) string {
 
 // args is the least that is accepted; what tells the probe what to do.
 func args(what string) []string {
-	return []string{"rsync", "--server", "--sender", "--info=" + what, ".", "/backups"}
+	return []string{"rsync", "--server", "--sender", "--info=" + what, mark(os.Getpid()), ".", "/backups"}
 }
+
+// mark tells the runs of one test process from those of others on this machine.
+func mark(pid int) string { return fmt.Sprintf("--checksum-seed=%d", pid) }
 
 func ask(t testing.TB, j *Jail, what string) (string, int) {
 	t.Helper()
@@ -144,7 +149,7 @@ func TestHostile(t *testing.T) {
 	}
 	// The host is as it was.
 	for _, m := range mounts(t) {
-		if strings.Contains(m, "fuse.vmfr") || strings.Contains(m, ".vmfr-") {
+		if strings.Contains(m, "/run/tree") || strings.Contains(m, "/run/root") {
 			t.Errorf("a mount is seen outside: %s", m)
 		}
 	}
@@ -206,14 +211,14 @@ func TestKilled(t *testing.T) {
 	j := startJail(t, p, t.TempDir())
 	ctx, cancel := context.WithCancel(t.Context())
 	done := hangs(ctx, t, j)
-	if n := processes(t, "--info=hang"); n == 0 {
+	if n := processes(t, mark(os.Getpid())); n == 0 {
 		t.Fatal("nothing runs")
 	}
 	cancel()
 	if exit := <-done; exit != -1 {
 		t.Errorf("status %d", exit)
 	}
-	eventually(t, "the run goes on without its client", func() bool { return processes(t, "--info=hang") == 0 })
+	eventually(t, "the run goes on without its client", func() bool { return processes(t, mark(os.Getpid())) == 0 })
 	done = hangs(t.Context(), t, j)
 	if err := j.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
@@ -221,7 +226,7 @@ func TestKilled(t *testing.T) {
 	if exit := <-done; exit != -1 {
 		t.Errorf("status %d", exit)
 	}
-	eventually(t, "the run goes on without the starter", func() bool { return processes(t, "--info=hang") == 0 })
+	eventually(t, "the run goes on without the starter", func() bool { return processes(t, mark(os.Getpid())) == 0 })
 	if _, err := j.Run(t.Context(), args("look"), strings.NewReader(""), io.Discard, io.Discard); err == nil {
 		t.Error("a run without a starter")
 	}
@@ -248,14 +253,25 @@ func TestServerKilled(t *testing.T) {
 	if _, err := io.ReadFull(out, make([]byte, 3)); err != nil {
 		t.Fatal(err)
 	}
-	if n := processes(t, "--info=hang"); n == 0 {
+	if n := processes(t, mark(cmd.Process.Pid)); n == 0 {
 		t.Fatal("nothing runs")
+	}
+	fixture.Need(t, "ps")
+	starter := strings.TrimSpace(fixture.Run(t, "ps", "-o", "pid=", "--ppid", strconv.Itoa(cmd.Process.Pid)))
+	if _, err := strconv.Atoi(starter); err != nil {
+		t.Fatalf("the starter: %q", starter)
 	}
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	_ = cmd.Wait()
-	eventually(t, "processes are left", func() bool { return processes(t, "--info=hang") == 0 && processes(t, "vmfr-jail") == 0 })
+	eventually(t, "processes are left", func() bool { return processes(t, mark(cmd.Process.Pid)) == 0 && gone(starter) })
+}
+
+// gone tells that a process has ended, whether or not somebody has waited for it.
+func gone(pid string) bool {
+	b, err := os.ReadFile("/proc/" + pid + "/stat")
+	return err != nil || strings.Contains(string(b), ") Z ")
 }
 
 // TestForkBomb: what a run starts is limited, and ends with it.
@@ -265,7 +281,7 @@ func TestForkBomb(t *testing.T) {
 	if !strings.Contains(got, "forked") {
 		t.Fatal(got)
 	}
-	eventually(t, "children are left", func() bool { return processes(t, "--info=orphans") == 0 })
+	eventually(t, "children are left", func() bool { return processes(t, mark(os.Getpid())) == 0 })
 }
 
 func TestChecks(t *testing.T) {
