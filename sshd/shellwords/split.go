@@ -191,18 +191,19 @@ func unescape(s, which string) string {
 }
 
 // rawByte is where bytes that are not UTF-8 stand while a parser sees the text: U+10FF00 + byte,
-// code points for private use at the end of Unicode.
+// code points for private use at the end of Unicode. A carriage return is one, too, since the
+// parser drops it before a line break.
 const rawByte = 0x10FF00
 
 // encode makes valid UTF-8 of bytes, reversibly.
 func encode(s string) string {
-	if utf8.ValidString(s) && !strings.Contains(s, "\xf4\x8f") {
+	if utf8.ValidString(s) && !strings.Contains(s, "\xf4\x8f") && !strings.Contains(s, "\r") {
 		return s
 	}
 	var b strings.Builder
 	for i := 0; i < len(s); {
 		r, n := utf8.DecodeRuneInString(s[i:])
-		if r == utf8.RuneError && n == 1 || r >= rawByte {
+		if r == utf8.RuneError && n == 1 || r >= rawByte || r == '\r' {
 			for range n {
 				b.WriteRune(rawByte + rune(s[i]))
 				i++

@@ -128,7 +128,7 @@ func TestExpand(t *testing.T) {
 }
 
 func FuzzSplit(f *testing.F) {
-	for _, s := range []string{`scp -f a\ b`, `'x' "y" z*`, "bad\xff", "\U0010ff41", `~/x`, `$(id)`, `a[b-`, `[[:alpha:]]*`} {
+	for _, s := range []string{`scp -f a\ b`, `'x' "y" z*`, "bad\xff", "\U0010ff41", `~/x`, `$(id)`, `a[b-`, `[[:alpha:]]*`, "a\r\nb"} {
 		f.Add(s)
 	}
 	list := func(_ string, yield func(string) bool) error {
