@@ -58,7 +58,7 @@ func (c change) apply(s []byte) {
 	case 5:
 		binary.BigEndian.PutUint32(word, binary.BigEndian.Uint32(word)+uint32(c.value)-128)
 	case 6:
-		binary.LittleEndian.PutUint32(word, uint32(c.mark)>>(c.value%32))
+		binary.LittleEndian.PutUint32(word, c.mark>>(c.value%32))
 	case 7:
 		if c.value < 32 {
 			clear(s)

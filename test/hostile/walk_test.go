@@ -79,12 +79,12 @@ type walker struct {
 
 // note adds to the answer; an error is part of it and must be of a known kind.
 func (w *walker) note(what string, err error, args ...any) bool {
-	fmt.Fprintf(w.h, "%s %v", what, args)
+	_, _ = fmt.Fprintf(w.h, "%s %v", what, args)
 	if err == nil {
 		return true
 	}
 	w.errors++
-	fmt.Fprintf(w.h, " %v\n", err)
+	_, _ = fmt.Fprintf(w.h, " %v\n", err)
 	var p *tree.PanicError
 	if errors.As(err, &p) {
 		w.t.Errorf("%s: %v\n%s", what, err, p.Stack)
@@ -139,7 +139,7 @@ func (w *walker) object(dir tree.Node, path string, e fsys.Dirent, depth int) {
 	xs, err := w.tree.Xattrs(n)
 	if w.note("xattrs "+path, err) {
 		for _, name := range slices.Sorted(maps.Keys(xs)) {
-			fmt.Fprintf(w.h, "%q %x\n", name, xs[name])
+			_, _ = fmt.Fprintf(w.h, "%q %x\n", name, xs[name])
 		}
 	}
 	switch {
