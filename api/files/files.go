@@ -1,7 +1,7 @@
 // Package files serves a tree over HTTPS: to programs as an API, to file managers as WebDAV, and
 // to people as pages.
 //
-//	/                       -> /files/
+//	/                       the file browser's start page; for programs -> /files/
 //	/files/<path>           a file's bytes; a folder's listing; ?stat=1 the attributes
 //	/dav/<path>             the same as read-only WebDAV
 //	/api/v1/backups         backups, disks, volumes, states, warnings
@@ -13,6 +13,8 @@
 //	/api/v1/checksum        the digest of one file
 //	/api/v1/manifest        the digests of all files below a folder
 //	/api/v1/openapi.json    what all of this takes and gives, for programs
+//	/browse/<path> ...      the file browser, see package web
+//	/assets/<file>          its style and script, no password
 //	/login /logout          a person's session
 //	/healthz /readyz        for probes, no password
 //	/metrics                for Prometheus, no password: it must not hold names of guest files
@@ -42,6 +44,7 @@ import (
 	"vmfr/agent/tree"
 	"vmfr/api/files/archive"
 	"vmfr/api/files/limit"
+	"vmfr/api/files/web"
 )
 
 // Config is how a tree is served.
@@ -60,6 +63,7 @@ type Config struct {
 	Ready    func() error   // for /readyz; nil: always ready
 	Log      *slog.Logger   // nil: slog.Default()
 	Version  string         // of the program
+	SSHPort  int            // where the same tree is served by SSH, for the commands that people are shown; 0: nowhere
 	Limits   Limits
 
 	now  func() time.Time                     // nil: time.Now
@@ -127,6 +131,7 @@ type handler struct {
 	sorted   *cache.Cache[sortKey, *sortedList]
 	plans    *cache.Cache[string, archive.Plan]
 	dav      http.Handler
+	web      *web.Site
 	key      [32]byte // authenticates cursors
 
 	// running is held shared by each request; Serve takes it to know that all have ended.
@@ -172,6 +177,10 @@ func newHandler(t *tree.Tree, cfg Config) (*handler, error) {
 		plans:    cache.NewShards[string](maxPlans, 1, func(archive.Plan) int64 { return 1 }),
 	}
 	h.dav = h.newDAV()
+	var err error
+	if h.web, err = h.newSite(); err != nil {
+		return nil, err
+	}
 	// A cursor survives a restart of the worker, so its key comes from what stays the same.
 	h.key = sha256.Sum256(append([]byte("cursor of a listing\x00"), h.gate.want[:]...))
 	return h, nil
@@ -242,7 +251,7 @@ var (
 		logoutPath: (*handler).logout,
 	}
 	routes = map[string]func(*handler, *response, *http.Request){
-		"/":                    func(_ *handler, w *response, _ *http.Request) { found(w, filesPrefix) },
+		"/":                    (*handler).home,
 		"/api/v1/backups":      (*handler).backups,
 		"/api/v1/entries":      (*handler).entries,
 		"/api/v1/archive":      (*handler).archive,
@@ -264,6 +273,10 @@ func (h *handler) route(w *response, r *http.Request, path string) {
 		answer(h, w, r)
 		return
 	}
+	if isAsset(path) {
+		h.web.Asset(w, r)
+		return
+	}
 	if !h.authenticate(w, r) {
 		return
 	}
@@ -275,6 +288,8 @@ func (h *handler) route(w *response, r *http.Request, path string) {
 		h.files(w, r)
 	case isDAV(path):
 		h.serveDAV(w, r)
+	case web.Owns(path):
+		h.web.ServeHTTP(w, r)
 	default:
 		h.refuse(w, r, http.StatusNotFound, "not_found", "There is nothing at this address.", "Files are under /files/, the report is at /api/v1/backups.")
 	}

@@ -1,8 +1,6 @@
 package files
 
 import (
-	"bytes"
-	"html/template"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -111,20 +109,6 @@ func wantsPage(r *http.Request) bool {
 	return (r.Method == http.MethodGet || r.Method == http.MethodHead) && (mode == "" || mode == "navigate") && accepts(r.Header, "text/html")
 }
 
-// loginPage is the form. It works without script.
-var loginPage = template.Must(template.New("login").Parse(`<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Log in</title>
-<style>{{.Style}}</style>
-<main><h1>Backup files</h1>
-{{with .Problem}}<p class="e" role="alert">{{.}}</p>{{end}}
-<form method="post" action="/login">
-<input type="hidden" name="next" value="{{.Next}}">
-<p><label>User <input name="user" autocomplete="username" required autofocus></label></p>
-<p><label>Password <input name="password" type="password" autocomplete="current-password" required></label></p>
-<p><button>Log in</button></p>
-</form></main></html>
-`))
-
 // login answers /login: the form, and what it sends.
 func (h *handler) login(w *response, r *http.Request) {
 	if r.Method != http.MethodPost {
@@ -133,7 +117,7 @@ func (h *handler) login(w *response, r *http.Request) {
 			seeOther(w, next)
 			return
 		}
-		h.form(w, r, http.StatusOK, next, "")
+		h.web.Login(w, r, http.StatusOK, next, "")
 		return
 	}
 	f, ok := h.post(w, r)
@@ -153,9 +137,9 @@ func (h *handler) login(w *response, r *http.Request) {
 		seeOther(w, next)
 	case limited:
 		w.Header().Set("Retry-After", strconv.Itoa(int(addrEvery/time.Second)))
-		h.form(w, r, http.StatusTooManyRequests, next, "Too many wrong passwords came from this address. Wait a few seconds.")
+		h.web.Login(w, r, http.StatusTooManyRequests, next, "Too many wrong passwords came from this address. Wait a few seconds.")
 	default:
-		h.form(w, r, http.StatusUnauthorized, next, "The user or the password is wrong. They are in the session's password file or Secret.")
+		h.web.Login(w, r, http.StatusUnauthorized, next, "The user or the password is wrong. They are in the session's password file or Secret.")
 	}
 }
 
@@ -193,26 +177,6 @@ func (h *handler) post(w *response, r *http.Request) (url.Values, bool) {
 		return nil, false
 	}
 	return r.PostForm, true
-}
-
-func (h *handler) form(w *response, r *http.Request, status int, next, problem string) {
-	var b bytes.Buffer
-	data := struct {
-		Style         template.CSS
-		Next, Problem string
-	}{style, next, problem}
-	if err := loginPage.Execute(&b, data); err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	hdr := w.Header()
-	hdr.Set("Content-Type", "text/html; charset=utf-8")
-	hdr.Set("Content-Security-Policy", strings.Replace(pagePolicy, "form-action 'none'", "form-action 'self'", 1))
-	hdr.Set("Cache-Control", noStore)
-	w.WriteHeader(status)
-	if r.Method != http.MethodHead {
-		_, _ = w.Write(b.Bytes())
-	}
 }
 
 // localPath is where a person goes after the login: an address of this server, whatever next is.

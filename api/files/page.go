@@ -9,9 +9,9 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
 
 	"vmfr/agent/fsys"
+	"vmfr/api/files/web"
 )
 
 // style is the listing's only style sheet; the policy allows it by its hash and nothing else.
@@ -115,20 +115,5 @@ func (h *handler) row(names []string, p *page, d fsys.Dirent) row {
 	return out
 }
 
-// visible makes s safe to look at: what is not printable (controls, direction marks, bytes
-// that are not UTF-8) is shown as an escape, so a name cannot pretend to be another one.
-func visible(s string) string {
-	var b strings.Builder
-	for i, c := range s {
-		switch {
-		case c == unicode.ReplacementChar && !strings.HasPrefix(s[i:], "\uFFFD"):
-			b.WriteString(`\x` + strconv.FormatUint(uint64(s[i])|0x100, 16)[1:])
-		case !unicode.IsPrint(c):
-			q := strconv.QuoteRuneToASCII(c)
-			b.WriteString(q[1 : len(q)-1])
-		default:
-			b.WriteRune(c)
-		}
-	}
-	return b.String()
-}
+// visible is s for people's eyes.
+func visible(s string) string { return web.Visible(s) }
