@@ -104,26 +104,6 @@ func (s *Source) read(r extent.Reader, p []byte, off int64) error {
 // errStop ends a walk early.
 var errStop = errors.New("stop")
 
-// each calls f for every object. An error of f or of ctx ends it; errStop is not returned.
-func (s *Source) each(ctx context.Context, o walk.Options, f func(walk.Entry) error) error {
-	w := walk.New(s.Tree, s.Roots, o)
-	for {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		e, ok := w.Next()
-		if !ok {
-			return nil
-		}
-		if err := f(e); err != nil {
-			if errors.Is(err, errStop) {
-				return nil
-			}
-			return err
-		}
-	}
-}
-
 // Bounds of reading on behind damage: how many pieces of a file are tried after the first that
 // cannot be read, so that a dying disk does not hold an archive for days.
 const maxBadPieces = 64

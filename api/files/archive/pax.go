@@ -3,7 +3,6 @@ package archive
 import (
 	"bytes"
 	"encoding/binary"
-	"fmt"
 	"path"
 	"slices"
 	"strconv"
@@ -41,13 +40,20 @@ type header struct {
 	real   int64 // the size of a sparse file
 }
 
-// encode returns the blocks before the content: an extended header with whatever the ustar
-// header cannot say, and the ustar header.
+// encoder makes headers. It keeps the memory for them.
+type encoder struct {
+	out []byte
+	records
+}
+
+// encode returns the blocks before the content, which are valid until the next call: an
+// extended header with whatever the ustar header cannot say, and the ustar header.
 //
 //	| ustar 'x' | records, padded | ustar | content, padded |
-func (h *header) encode() []byte {
+func (c *encoder) encode(h *header) []byte {
 	name := h.name
-	var r records
+	r := &c.records
+	r.b = r.b[:0]
 	if !utf8.ValidString(h.name) || !utf8.ValidString(h.link) {
 		r.add("hdrcharset", "BINARY") // names are the guest's bytes
 	}
@@ -77,12 +83,12 @@ func (h *header) encode() []byte {
 	r.time("ctime", h.attr.Ctime)
 	r.xattrs(h.xattrs)
 
-	out := make([]byte, 0, 3*block+len(r.b))
 	x := ustar{flag: typePax, name: "PaxHeaders.0/" + path.Base(h.name), mode: 0o644, size: int64(len(r.b))}
-	out = x.append(out)
-	out = append(out, r.b...)
-	out = append(out, make([]byte, padding(int64(len(r.b))))...)
-	return u.append(out)
+	c.out = x.append(c.out[:0])
+	c.out = append(c.out, r.b...)
+	c.out = append(c.out, zeros[:padding(int64(len(r.b)))]...)
+	c.out = u.append(c.out)
+	return c.out
 }
 
 // records are the lines of an extended header: "LENGTH KEY=VALUE\n", where the length counts
@@ -90,12 +96,31 @@ func (h *header) encode() []byte {
 type records struct{ b []byte }
 
 func (r *records) add(key, value string) {
-	rest := len(key) + len(value) + 3 // a space, '=' and a newline
-	n := rest + len(strconv.Itoa(rest))
-	if len(strconv.Itoa(n)) > len(strconv.Itoa(rest)) {
+	r.b = append(append(r.start(key, len(value)), value...), '\n')
+}
+
+func (r *records) addBytes(key string, value []byte) {
+	r.b = append(append(r.start(key, len(value)), value...), '\n')
+}
+
+// start appends what stands before a value of so many bytes.
+func (r *records) start(key string, value int) []byte {
+	rest := len(key) + value + 3 // a space, '=' and a newline
+	n := rest + digits(rest)
+	if digits(n) > digits(rest) {
 		n++
 	}
-	r.b = append(r.b, fmt.Sprintf("%d %s=%s\n", n, key, value)...)
+	b := append(strconv.AppendInt(r.b, int64(n), 10), ' ')
+	return append(append(b, key...), '=')
+}
+
+// digits is how many decimal digits n has, which is positive.
+func digits(n int) int {
+	d := 1
+	for ; n >= 10; n /= 10 {
+		d++
+	}
+	return d
 }
 
 // number returns v for the ustar header, or 0 and a record where it is more than limit.
@@ -112,18 +137,24 @@ func (r *records) time(key string, t time.Time) {
 	if t.IsZero() {
 		return
 	}
-	sec, nsec, sign := t.Unix(), int64(t.Nanosecond()), ""
+	var buf [40]byte
+	b := buf[:0]
+	sec, nsec := t.Unix(), int64(t.Nanosecond())
 	if sec < 0 {
-		sign, sec = "-", -sec
+		b = append(b, '-')
+		sec = -sec
 		if nsec > 0 { // Unix counts up from the second before
 			sec, nsec = sec-1, 1e9-nsec
 		}
 	}
-	s := sign + strconv.FormatInt(sec, 10)
+	b = strconv.AppendInt(b, sec, 10)
 	if nsec > 0 {
-		s += strings.TrimRight(fmt.Sprintf(".%09d", nsec), "0")
+		point := len(b)
+		b = strconv.AppendInt(b, 1e9+nsec, 10) // the digit before the nine is the point's place
+		b[point] = '.'
+		b = bytes.TrimRight(b, "0")
 	}
-	r.add(key, s)
+	r.addBytes(key, b)
 }
 
 // aclRecords are the attributes that have a record of their own.
@@ -134,6 +165,9 @@ var keyword = strings.NewReplacer("%", "%25", "=", "%3D")
 
 // xattrs adds extended attributes, ACLs as text so that every tar understands them.
 func (r *records) xattrs(xs map[string][]byte) {
+	if len(xs) == 0 {
+		return
+	}
 	names := make([]string, 0, len(xs))
 	for n := range xs {
 		names = append(names, n)
@@ -146,7 +180,7 @@ func (r *records) xattrs(xs map[string][]byte) {
 				continue
 			}
 		}
-		r.add("SCHILY.xattr."+keyword.Replace(n), string(xs[n]))
+		r.addBytes("SCHILY.xattr."+keyword.Replace(n), xs[n])
 	}
 }
 
@@ -192,28 +226,36 @@ type ustar struct {
 //	0    100  108 116 124  136   148      156  157      257   263     265   297   329      337      345    500
 //	|name|mode|uid|gid|size|mtime|checksum|type|linkname|magic|version|uname|gname|devmajor|devminor|prefix|
 func (u *ustar) append(out []byte) []byte {
-	var b [block]byte
+	at := len(out)
+	out = append(out, zeros[:]...)
+	b := out[at:]
 	copy(b[0:100], u.name)
 	copy(b[157:257], u.link)
-	octal := func(at, width int, v int64) {
-		copy(b[at:], fmt.Sprintf("%0*o", width-1, v))
-	}
-	octal(100, 8, u.mode)
-	octal(108, 8, u.uid)
-	octal(116, 8, u.gid)
-	octal(124, 12, u.size)
-	octal(136, 12, u.mtime)
+	octal(b[100:107], u.mode)
+	octal(b[108:115], u.uid)
+	octal(b[116:123], u.gid)
+	octal(b[124:135], u.size)
+	octal(b[136:147], u.mtime)
 	b[156] = u.flag
 	copy(b[257:], "ustar\x0000")
-	octal(329, 8, u.major)
-	octal(337, 8, u.minor)
-	copy(b[148:156], bytes.Repeat([]byte(" "), 8)) // counts as spaces in its own sum
+	octal(b[329:336], u.major)
+	octal(b[337:344], u.minor)
+	copy(b[148:156], "        ") // counts as spaces in its own sum
 	var sum int64
 	for _, c := range b {
 		sum += int64(c)
 	}
-	copy(b[148:], fmt.Sprintf("%06o\x00 ", sum))
-	return append(out, b[:]...)
+	octal(b[148:154], sum)
+	b[154] = 0 // and a space behind it
+	return out
+}
+
+// octal fills b with the digits of v, which is not negative and has no more.
+func octal(b []byte, v int64) {
+	for i := len(b) - 1; i >= 0; i-- {
+		b[i] = '0' + byte(v&7)
+		v >>= 3
+	}
 }
 
 // padding is how many bytes complete the last block of n.

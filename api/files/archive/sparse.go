@@ -4,6 +4,7 @@ import (
 	"strconv"
 
 	"vmfr/agent/extent"
+	"vmfr/agent/fsys"
 )
 
 const (
@@ -51,6 +52,15 @@ func segments(r extent.Reader) ([]segment, error) {
 		}
 	}
 	return out, nil
+}
+
+// mayHaveHoles tells that a file has fewer blocks than bytes. Compressed and very small files
+// have, too.
+func mayHaveHoles(a fsys.Attr) bool { return a.Blocks < (a.Size+511)/512 }
+
+// whole tells that segs are a file without holes.
+func whole(segs []segment, size int64) bool {
+	return len(segs) == 1 && segs[0] == segment{0, size}
 }
 
 // join fills holes that are shorter than least.

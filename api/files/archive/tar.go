@@ -41,6 +41,7 @@ type tarWriter struct {
 	copies   bool              // the memory for links was used up
 	problems problems
 	result   Result
+	enc      encoder
 }
 
 // Tar writes an archive in the order of the folders. What cannot be read is named in a text at
@@ -85,14 +86,16 @@ func TarFrom(ctx context.Context, w io.Writer, s *Source, off int64) (Result, er
 }
 
 func (t *tarWriter) run(o walk.Options) error {
-	if err := t.s.each(t.ctx, o, t.member); err != nil {
+	// What is skipped, or only measured, is not read.
+	a := ahead{xattrs: true, contents: t.digest == nil && t.skip == 0}
+	if err := t.s.each(t.ctx, o, a, t.member); err != nil {
 		return err
 	}
 	if t.problems.count > 0 {
 		t.result.Problems = t.problems.count
 		text := t.problems.text()
 		h := header{name: t.s.errorsName(), flag: typeRegular, size: int64(len(text)), attr: fsys.Attr{Mode: fsys.ModeRegular | 0o444, Mtime: t.s.Now}}
-		if err := t.raw(append(h.encode(), text...)); err != nil {
+		if err := t.raw(append(t.enc.encode(&h), text...)); err != nil {
 			return err
 		}
 		if err := t.pad(h.size); err != nil {
@@ -103,7 +106,8 @@ func (t *tarWriter) run(o walk.Options) error {
 }
 
 // member writes one object.
-func (t *tarWriter) member(e walk.Entry) error {
+func (t *tarWriter) member(it item) error {
+	e := it.Entry
 	name := e.Path
 	if name == "" {
 		name = "."
@@ -148,14 +152,14 @@ func (t *tarWriter) member(e walk.Entry) error {
 		}
 		return nil
 	}
-	if h.xattrs, err = t.s.Tree.Xattrs(e.Node); err != nil {
+	if h.xattrs, err = it.xattrs, it.xattrErr; err != nil {
 		if t.strict {
 			return fmt.Errorf("%q: %w", name, err)
 		}
 		t.problems.add(name, "it is here without its extended attributes: %v", err)
 	}
 	if h.flag == typeRegular {
-		err = t.file(&h, e)
+		err = t.file(&h, &it)
 	} else {
 		err = t.head(&h, e)
 	}
@@ -202,15 +206,27 @@ func (t *tarWriter) head(h *header, e walk.Entry) error {
 		binary.BigEndian.PutUint32(b[8:], e.Attr.Generation)
 		t.digest.Write(b[:])
 	}
-	return t.raw(h.encode())
+	return t.raw(t.enc.encode(h))
 }
 
 // file writes a regular file.
-func (t *tarWriter) file(h *header, e walk.Entry) error {
+func (t *tarWriter) file(h *header, it *item) error {
+	e := it.Entry
 	h.size = e.Attr.Size
+	if it.content != nil {
+		t.s.took(it)
+		if err := t.head(h, e); err != nil {
+			return err
+		}
+		t.result.Bytes += h.size
+		if err := t.raw(it.content); err != nil {
+			return err
+		}
+		return t.pad(h.size)
+	}
 	segs := []segment{{0, h.size}}
-	mayHaveHoles := e.Attr.Blocks < (h.size+511)/512
-	if t.digest != nil && !mayHaveHoles { // the content is not needed
+	holes := mayHaveHoles(e.Attr)
+	if t.digest != nil && !holes { // the content is not needed
 		if err := t.head(h, e); err != nil {
 			return err
 		}
@@ -223,7 +239,7 @@ func (t *tarWriter) file(h *header, e walk.Entry) error {
 		if r, err = t.s.openFile(e.Path, e.Node); err == nil && r.Size() != h.size {
 			err = fsys.Corrupt("tree", "inode", e.Attr.Ino, -1, "its content has %d bytes, not %d", r.Size(), h.size)
 		}
-		if err == nil && mayHaveHoles {
+		if err == nil && holes {
 			segs, err = segments(r)
 		}
 	}
@@ -235,7 +251,7 @@ func (t *tarWriter) file(h *header, e walk.Entry) error {
 		return errMissing
 	}
 	var smap []byte
-	if h.size > 0 && (len(segs) != 1 || segs[0] != segment{0, h.size}) {
+	if h.size > 0 && !whole(segs, h.size) {
 		h.sparse, h.real = true, h.size
 		smap = sparseMap(segs, h.size)
 		h.size = int64(len(smap))
@@ -310,8 +326,9 @@ func (t *tarWriter) segment(path string, r extent.Reader, s segment, bad *int) e
 	return nil
 }
 
+var zeros [block]byte
+
 func (t *tarWriter) pad(size int64) error {
-	var zeros [block]byte
 	return t.raw(zeros[:padding(size)])
 }
 

@@ -61,7 +61,7 @@ func Zip(ctx context.Context, w io.Writer, s *Source) (Result, error) {
 		fw.Reset(w)
 		return fw, nil
 	})
-	if err := s.each(ctx, walk.Options{Memory: s.Memory}, z.member); err != nil {
+	if err := s.each(ctx, walk.Options{Memory: s.Memory}, ahead{contents: true}, z.member); err != nil {
 		return z.result, err
 	}
 	if z.problems.count > 0 {
@@ -78,7 +78,8 @@ func Zip(ctx context.Context, w io.Writer, s *Source) (Result, error) {
 	return z.result, z.z.Close()
 }
 
-func (z *zipWriter) member(e walk.Entry) error {
+func (z *zipWriter) member(it item) error {
+	e := it.Entry
 	if e.Err != nil {
 		if e.List {
 			z.problems.add(e.Path, "not all of this folder is here: %v. %s", e.Err, tree.KindOf(e.Err).Advice())
@@ -124,25 +125,33 @@ func (z *zipWriter) member(e walk.Entry) error {
 		z.result.Files++
 		return err
 	case fsys.ModeRegular:
-		return z.file(h, e)
+		return z.file(h, &it)
 	}
 	z.problems.add(e.Path, "a zip archive cannot hold a %s", kindWord(e.Attr.Mode))
 	return nil
 }
 
-func (z *zipWriter) file(h *zip.FileHeader, e walk.Entry) error {
+func (z *zipWriter) file(h *zip.FileHeader, it *item) error {
+	e := it.Entry
 	r := extent.Zeros(0)
-	if e.Attr.Size > 0 {
+	if it.content != nil {
+		r = extent.Bytes(it.content)
+	} else if e.Attr.Size > 0 {
 		var err error
 		if r, err = z.s.openFile(e.Path, e.Node); err != nil {
 			z.problems.fail(e.Path, err)
 			return nil
 		}
 	}
-	first := z.s.Buffer[:min(int64(len(z.s.Buffer)), r.Size())]
-	if err := z.s.read(r, first, 0); err != nil && len(first) > 0 {
-		z.problems.fail(e.Path, err)
-		return nil
+	first := it.content
+	if first != nil {
+		z.s.took(it)
+	} else {
+		first = z.s.Buffer[:min(int64(len(z.s.Buffer)), r.Size())]
+		if err := z.s.read(r, first, 0); err != nil && len(first) > 0 {
+			z.problems.fail(e.Path, err)
+			return nil
+		}
 	}
 	if r.Size() > 0 && !stored[strings.ToLower(path.Ext(e.Path))] {
 		h.Method = zip.Deflate
