@@ -26,8 +26,7 @@ func (d *dir) ListAt(out []os.FileInfo, _ int64) (int, error) {
 		return 0, io.EOF
 	}
 	ents := make([]fsys.Dirent, len(out))
-	d.v.s.cfg.Counters.Count(tree.OpList)
-	k, err := d.v.s.tree.ReadDir(d.n, d.next, ents)
+	k, err := d.v.s.readDir(d.v.ctx, d.n, d.next, ents)
 	d.listed += int64(k)
 	if err != nil && err != io.EOF {
 		d.failed = err

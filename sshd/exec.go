@@ -25,7 +25,7 @@ func (s *server) command(c *conn, ch gossh.Channel, line string) func(context.Co
 	name, _, _ := strings.Cut(strings.TrimLeft(line, " "), " ")
 	switch strings.Trim(name, `"'`) {
 	case "scp", "/usr/bin/scp":
-		return func(context.Context) uint32 { return s.serveSCP(c, ch, line) }
+		return func(ctx context.Context) uint32 { return s.serveSCP(ctx, c, ch, line) }
 	case "rsync", "/usr/bin/rsync":
 		return func(ctx context.Context) uint32 { return s.serveRsync(ctx, c, ch, line) }
 	}
@@ -40,16 +40,19 @@ func (s *server) say(c *conn, ch gossh.Channel, line string, err error) uint32 {
 	return 1
 }
 
-// list is shellwords.List on the tree. Patterns are relative to the tree's root.
-func (s *server) list(dir string, yield func(name string) bool) error {
-	s.cfg.Counters.Count(tree.OpList)
-	n, err := s.tree.Resolve(dir, true)
+// lister is shellwords.List on the tree. Patterns are relative to the tree's root.
+func (s *server) lister(ctx context.Context) shellwords.List {
+	return func(dir string, yield func(name string) bool) error { return s.list(ctx, dir, yield) }
+}
+
+func (s *server) list(ctx context.Context, dir string, yield func(name string) bool) error {
+	n, err := s.tree.ResolveContext(ctx, dir, true)
 	if err != nil {
 		return err
 	}
 	ents := make([]fsys.Dirent, 256)
 	for from := fsys.Cookie(0); ; {
-		k, err := s.tree.ReadDir(n, from, ents)
+		k, err := s.readDir(ctx, n, from, ents)
 		for _, e := range ents[:k] {
 			if from = e.Next; !yield(e.Name) {
 				return nil
@@ -70,7 +73,7 @@ func (s *server) serveRsync(ctx context.Context, c *conn, ch gossh.Channel, line
 		return s.say(c, ch, line, errors.New("rsync is not offered by this server; use sftp, scp or sshfs (its log tells why)"))
 	}
 	stdin := bufio.NewReaderSize(ch, 32<<10)
-	cmd, err := s.rsyncCommand(line, stdin)
+	cmd, err := s.rsyncCommand(ctx, line, stdin)
 	if err != nil {
 		return s.say(c, ch, line, err)
 	}
@@ -92,8 +95,8 @@ func (s *server) serveRsync(ctx context.Context, c *conn, ch gossh.Channel, line
 }
 
 // rsyncCommand checks a command line and what belongs to it on standard input.
-func (s *server) rsyncCommand(line string, stdin *bufio.Reader) (cmd rsyncargs.Command, err error) {
-	words, err := shellwords.Split(line, s.list)
+func (s *server) rsyncCommand(ctx context.Context, line string, stdin *bufio.Reader) (cmd rsyncargs.Command, err error) {
+	words, err := shellwords.Split(line, s.lister(ctx))
 	if err != nil {
 		return cmd, fmt.Errorf("rsync: %w", err)
 	}
@@ -108,7 +111,7 @@ func (s *server) rsyncCommand(line string, stdin *bufio.Reader) (cmd rsyncargs.C
 	if cmd, err = rsyncargs.ParseSecluded(words, more); err != nil {
 		return cmd, err
 	}
-	paths, err := shellwords.Expand(cmd.Paths, s.list) // as rsync itself does with them
+	paths, err := shellwords.Expand(cmd.Paths, s.lister(ctx)) // as rsync itself does with them
 	if err != nil {
 		return cmd, fmt.Errorf("rsync: %w", err)
 	}

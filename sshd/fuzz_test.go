@@ -2,6 +2,7 @@ package sshd
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"os"
 	"runtime"
@@ -58,7 +59,7 @@ func FuzzWire(f *testing.F) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			s.serveSFTP(c, script{bytes.NewReader(sent), io.Discard})
+			s.serveSFTP(context.Background(), c, script{bytes.NewReader(sent), io.Discard})
 		}()
 		select {
 		case <-done:

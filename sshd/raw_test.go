@@ -1,6 +1,7 @@
 package sshd
 
 import (
+	"context"
 	"encoding/binary"
 	"io"
 	"net"
@@ -45,7 +46,7 @@ func (r *rig) raw() (*raw, *gossh.Client) {
 
 // peer is RequestServer alone.
 func (r *rig) peer(tr *tree.Tree) *raw {
-	v := &view{s: newServer(tr, complete(r.t)), c: &conn{}}
+	v := &view{ctx: context.Background(), s: newServer(tr, complete(r.t)), c: &conn{}}
 	client, server := net.Pipe()
 	rs := sftp.NewRequestServer(server, sftp.Handlers{FileGet: v, FilePut: v, FileCmd: v, FileList: v}, sftp.WithRSMaxTxPacket(maxRead))
 	done := make(chan struct{})

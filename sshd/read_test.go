@@ -2,6 +2,7 @@ package sshd
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -263,7 +264,7 @@ func TestReadsOfOneFile(t *testing.T) {
 // TestReadPanics covers what the tree's own net does not.
 func TestReadPanics(t *testing.T) {
 	s := newServer(newTree(t, nil, extent.Bytes(make([]byte, 4096))), complete(t))
-	f := &file{v: &view{s: s}} // without a file of the tree
+	f := &file{v: &view{ctx: context.Background(), s: s}} // without a file of the tree
 	p := f.reply(make(readBuffer, dataHeader+maxRead), 9, 0, 100)
 	if p[4] != fxpStatus || p[12] != fxFailure || !strings.Contains(string(p), tree.KindInternal.Advice()) || s.panics.Load() != 1 {
 		t.Errorf("%q, %d panics", p, s.panics.Load())
@@ -283,7 +284,7 @@ func TestNoReplyAfterEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	var sent bytes.Buffer
-	v := &view{s: s, c: &conn{}}
+	v := &view{ctx: context.Background(), s: s, c: &conn{}}
 	w := newWire(script{nil, &sent}, v)
 	w.startRead(&file{v: v, f: f}, 1, slowAt, 100)
 	<-g.entered

@@ -2,6 +2,7 @@ package sshd
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -31,10 +32,11 @@ const scpBuffer = 256 << 10
 
 // source is one run of `scp -f`.
 type source struct {
-	s  *server
-	c  *conn
-	in *bufio.Reader
-	ch io.Writer
+	ctx context.Context // of the session
+	s   *server
+	c   *conn
+	in  *bufio.Reader
+	ch  io.Writer
 
 	recursive, times bool
 	buf              []byte
@@ -46,12 +48,12 @@ type source struct {
 var errClient = errors.New("scp: the client ended the copy")
 
 // serveSCP runs the source for a command line.
-func (s *server) serveSCP(c *conn, ch gossh.Channel, line string) uint32 {
-	words, err := shellwords.Split(line, s.list)
+func (s *server) serveSCP(ctx context.Context, c *conn, ch gossh.Channel, line string) uint32 {
+	words, err := shellwords.Split(line, s.lister(ctx))
 	if err != nil {
 		return s.say(c, ch, line, fmt.Errorf("scp: %w", err))
 	}
-	src := &source{s: s, c: c, in: bufio.NewReader(ch), ch: ch}
+	src := &source{ctx: ctx, s: s, c: c, in: bufio.NewReader(ch), ch: ch}
 	paths, err := src.arguments(words[1:])
 	if errors.Is(err, errSink) { // a client shows this message alone
 		s.cfg.Counters.Count(tree.OpRefused)
@@ -161,12 +163,11 @@ func (x *source) fail(p string, err error) error {
 
 // send sends what p leads to. An error ends the run.
 func (x *source) send(p string) error {
-	x.s.cfg.Counters.Count(tree.OpLookup)
-	n, err := x.s.tree.Resolve(p, true)
+	o, err := x.s.find(x.ctx, p, true)
 	if err != nil {
 		return x.fail(p, err)
 	}
-	a, err := x.s.tree.Attr(n)
+	a, err := x.s.attr(o)
 	if err != nil {
 		return x.fail(p, err)
 	}
@@ -178,9 +179,9 @@ func (x *source) send(p string) error {
 	case strings.ContainsAny(name, "\n"):
 		return x.warn(p, errors.New("its name holds a line break, which this protocol cannot carry; use sftp, or scp without -O"))
 	case a.IsDir():
-		return x.folder(p, name, n, a)
+		return x.folder(p, name, o.Node, a)
 	case a.IsRegular():
-		return x.file(p, name, n, a)
+		return x.file(p, name, o, a)
 	}
 	return x.fail(p, fsys.ErrNotRegular)
 }
@@ -241,8 +242,7 @@ func (x *source) entries(p string, n tree.Node) (end error) {
 	var failed error
 	defer func() { x.s.cfg.Audit.List(x.c.who, p, listed, failed) }()
 	for from := fsys.Cookie(0); ; {
-		x.s.cfg.Counters.Count(tree.OpList)
-		k, err := x.s.tree.ReadDir(n, from, ents)
+		k, err := x.s.readDir(x.ctx, n, from, ents)
 		for _, e := range ents[:k] {
 			from = e.Next
 			listed++
@@ -260,9 +260,8 @@ func (x *source) entries(p string, n tree.Node) (end error) {
 	}
 }
 
-func (x *source) file(p, name string, n tree.Node, a fsys.Attr) error {
-	x.s.cfg.Counters.Count(tree.OpOpen)
-	f, err := x.s.tree.Open(n)
+func (x *source) file(p, name string, o object, a fsys.Attr) error {
+	f, err := x.s.open(o)
 	if err != nil {
 		return x.fail(p, err)
 	}

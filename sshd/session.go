@@ -91,7 +91,7 @@ func (s *server) request(c *conn, sc *gossh.ServerConn, ch gossh.Channel, req *g
 	switch name := stringPayload(req); {
 	case req.Type == "subsystem" && name == "sftp":
 		_ = req.Reply(true, nil)
-		return func(context.Context) uint32 { s.serveSFTP(c, ch); return 0 }, false
+		return func(ctx context.Context) uint32 { s.serveSFTP(ctx, c, ch); return 0 }, false
 	case req.Type == "exec" && len(name) > 0:
 		if run := s.command(c, ch, name); run != nil {
 			_ = req.Reply(true, nil)

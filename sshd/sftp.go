@@ -1,6 +1,7 @@
 package sshd
 
 import (
+	"context"
 	"errors"
 	"io"
 	"path"
@@ -13,9 +14,9 @@ import (
 )
 
 // serveSFTP runs the protocol on one channel until the client ends it, and returns when nothing
-// is read or written any more.
-func (s *server) serveSFTP(c *conn, ch io.ReadWriteCloser) {
-	v := &view{s: s, c: c}
+// is read or written any more. Requests that wait for a boot of the tree end with ctx.
+func (s *server) serveSFTP(ctx context.Context, c *conn, ch io.ReadWriteCloser) {
+	v := &view{ctx: ctx, s: s, c: c}
 	w := newWire(ch, v)
 	defer w.reads.Wait()
 	rs := sftp.NewRequestServer(w, sftp.Handlers{FileGet: v, FilePut: v, FileCmd: v, FileList: v}, sftp.WithRSMaxTxPacket(maxRead))
@@ -26,6 +27,7 @@ func (s *server) serveSFTP(c *conn, ch io.ReadWriteCloser) {
 
 // view is the tree as pkg/sftp's RequestServer asks for it. Paths arrive absolute and cleaned.
 type view struct {
+	ctx  context.Context // of the session
 	s    *server
 	c    *conn
 	open handles
@@ -47,25 +49,22 @@ func (v *view) refused(what string) error {
 	return &statusError{fxPermissionDenied, what + ": backups are read-only; copy the file and change the copy"}
 }
 
-func (v *view) attr(p string, follow bool) (tree.Node, fsys.Attr, error) {
-	v.s.cfg.Counters.Count(tree.OpLookup)
-	n, err := v.s.tree.Resolve(p, follow)
+func (v *view) attr(p string, follow bool) (object, fsys.Attr, error) {
+	o, err := v.s.find(v.ctx, p, follow)
 	if err != nil {
-		return n, fsys.Attr{}, err
+		return o, fsys.Attr{}, err
 	}
-	v.s.cfg.Counters.Count(tree.OpStat)
-	a, err := v.s.tree.Attr(n)
-	return n, a, err
+	a, err := v.s.attr(o)
+	return o, a, err
 }
 
-// Fileread opens a regular file.
+// Fileread opens a regular file or a stream of one.
 func (v *view) Fileread(r *sftp.Request) (io.ReaderAt, error) {
-	n, _, err := v.attr(r.Filepath, true)
+	o, err := v.s.find(v.ctx, r.Filepath, true)
 	if err != nil {
 		return nil, status(err)
 	}
-	v.s.cfg.Counters.Count(tree.OpOpen)
-	f, err := v.s.tree.Open(n)
+	f, err := v.s.open(o)
 	if err != nil {
 		return nil, status(err)
 	}
@@ -103,11 +102,11 @@ func (v *view) PosixRename(*sftp.Request) error { return v.refused("Rename") }
 
 // StatVFS answers statvfs@openssh.com.
 func (v *view) StatVFS(r *sftp.Request) (*sftp.StatVFS, error) {
-	n, a, err := v.attr(r.Filepath, true)
+	o, a, err := v.attr(r.Filepath, true)
 	if err != nil {
 		return nil, status(err)
 	}
-	info, _, err := v.s.tree.Info(n)
+	info, _, err := v.s.tree.Info(o.Node)
 	if err != nil {
 		return nil, status(err)
 	}
@@ -121,7 +120,7 @@ func (v *view) StatVFS(r *sftp.Request) (*sftp.StatVFS, error) {
 
 // Filelist opens a directory, or describes the object that a path leads to.
 func (v *view) Filelist(r *sftp.Request) (sftp.ListerAt, error) {
-	n, a, err := v.attr(r.Filepath, true)
+	o, a, err := v.attr(r.Filepath, true)
 	if err != nil {
 		return nil, status(err)
 	}
@@ -134,7 +133,7 @@ func (v *view) Filelist(r *sftp.Request) (sftp.ListerAt, error) {
 	if err := v.hold(nil); err != nil {
 		return nil, err
 	}
-	return &dir{v: v, n: n, path: r.Filepath}, nil
+	return &dir{v: v, n: o.Node, path: r.Filepath}, nil
 }
 
 // Lstat describes an object without following a link at the end of its path.
@@ -149,7 +148,7 @@ func (v *view) Lstat(r *sftp.Request) (sftp.ListerAt, error) {
 // Readlink returns a link's target as it is recorded.
 func (v *view) Readlink(p string) (string, error) {
 	v.s.cfg.Counters.Count(tree.OpReadlink)
-	n, err := v.s.tree.Resolve(p, false)
+	n, err := v.s.tree.ResolveContext(v.ctx, p, false)
 	if err != nil {
 		return "", status(err)
 	}

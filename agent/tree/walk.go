@@ -1,6 +1,7 @@
 package tree
 
 import (
+	"context"
 	"fmt"
 	iofs "io/fs"
 	"strings"
@@ -20,11 +21,30 @@ const (
 // ".." stays there, as it would in the guest. ".." that the caller wrote may climb up to the
 // tree's root. Errors are those of Lookup, ErrLoop and ErrNameTooLong.
 func (t *Tree) Resolve(path string, follow bool) (Node, error) {
-	w := walk{space: t, stack: []Node{t.Root()}}
+	return t.ResolveContext(context.Background(), path, follow)
+}
+
+// ResolveContext is Resolve for a caller that may give up: where it has to wait for a boot (see
+// Await), it returns ctx's error when that ends first.
+func (t *Tree) ResolveContext(ctx context.Context, path string, follow bool) (Node, error) {
+	w := walk{space: patient{t, ctx}, stack: []Node{t.Root()}}
 	if err := w.run(path, follow); err != nil {
 		return Node{}, fmt.Errorf("%q: %w", path, err)
 	}
 	return w.top(), nil
+}
+
+// patient is a tree whose lookups wait no longer than a context.
+type patient struct {
+	*Tree
+	ctx context.Context
+}
+
+func (p patient) Lookup(dir Node, name string) (Node, error) {
+	if err := p.Await(p.ctx, dir); err != nil {
+		return Node{}, err
+	}
+	return p.Tree.Lookup(dir, name)
 }
 
 // space is where a walk goes: a tree, or a table that is being made.
@@ -36,7 +56,7 @@ type space interface {
 }
 
 var (
-	_ space = (*Tree)(nil)
+	_ space = patient{}
 	_ space = (*table)(nil)
 )
 
