@@ -85,8 +85,7 @@ func (t sshTarget) rsync(c config, what string) (float64, error) {
 		return 0, err
 	}
 	defer func() { _ = os.RemoveAll(dst) }()
-	ssh := strings.Join([]string{"ssh", "-p", t.port, "-i", t.identity, "-oStrictHostKeyChecking=yes",
-		"-oUserKnownHostsFile=" + t.known, "-oIdentitiesOnly=yes", "-oBatchMode=yes"}, " ")
+	ssh := strings.Join(t.options(), " ")
 	start := time.Now()
 	out, err := exec.Command("rsync", "-aHAX", "--numeric-ids", "-e", ssh, t.user+"@127.0.0.1:"+path.Join(path.Dir(t.path), what)+slash(what), dst+"/").CombinedOutput()
 	if err != nil {
@@ -98,6 +97,15 @@ func (t sshTarget) rsync(c config, what string) (float64, error) {
 	}
 	return took, nil
 }
+
+// options is the ssh program with what the server needs, without its name.
+func (t sshTarget) options() []string {
+	return []string{"ssh", "-p", t.port, "-i", t.identity, "-oStrictHostKeyChecking=yes",
+		"-oUserKnownHostsFile=" + t.known, "-oIdentitiesOnly=yes", "-oBatchMode=yes"}
+}
+
+// command is the ssh program with the server, before a command for it.
+func (t sshTarget) command() []string { return append(t.options(), t.user+"@127.0.0.1") }
 
 // slash is the slash at the end of what, which path.Join removes.
 func slash(what string) string {

@@ -121,12 +121,11 @@ func (s *server) close() error {
 
 func (s *server) url(path string) string { return "https://" + s.addr + path }
 
-// client is a Go client that knows the password; h1 keeps it from HTTP/2.
+// client is a Go client that speaks HTTP/1.1 or HTTP/2 only.
 func (s *server) client(h1 bool) *http.Client {
-	tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: s.pool}, ForceAttemptHTTP2: !h1, DisableCompression: true}
-	if h1 {
-		tr.TLSNextProto = map[string]func(string, *tls.Conn) http.RoundTripper{}
-	}
+	tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: s.pool}, DisableCompression: true, Protocols: new(http.Protocols)}
+	tr.Protocols.SetHTTP1(h1)
+	tr.Protocols.SetHTTP2(!h1)
 	s.t.Cleanup(tr.CloseIdleConnections)
 	return &http.Client{Transport: tr, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 }

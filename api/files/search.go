@@ -58,13 +58,14 @@ type searchEnd struct {
 
 // found collects the matches of a search.
 type searchRun struct {
-	h      *handler
-	out    *lines
-	roots  []searchRoot
-	left   int64
-	groups map[groupKey]*searchLine // nil: not grouped
-	order  []*searchLine
-	memory *limit.Account
+	h       *handler
+	out     *lines
+	roots   []searchRoot
+	left    int64
+	missing []searchLine             // disks that cannot be searched
+	groups  map[groupKey]*searchLine // nil: not grouped
+	order   []*searchLine
+	memory  *limit.Account
 }
 
 // searchRoot is a file system or folder to be searched, and what it is of.
@@ -100,7 +101,7 @@ func (h *handler) search(w *response, r *http.Request) {
 	}
 	backups := q.v["backup"]
 	if q.err == nil {
-		s.Roots, run.roots, q.err = h.searchRoots(paths, backups)
+		s.Roots, run.roots, q.err = h.searchRoots(run, paths, backups)
 	}
 	if q.err != nil {
 		h.fail(w, r, q.err)
@@ -125,7 +126,11 @@ func (h *handler) search(w *response, r *http.Request) {
 	}
 	run.out = newLines(w, ndjsonType)
 	s.Found, s.Failed = run.match, run.failed
+	for _, l := range run.missing {
+		_ = run.out.send(l)
+	}
 	stats, err := s.Run(r.Context())
+	stats.Errors += int64(len(run.missing))
 	run.finish(stats, err, time.Since(start))
 	h.cfg.Audit.Query(w.who, "search "+r.URL.RawQuery, append(paths, backups...), time.Since(start), err)
 	if run.out.close() != nil || r.Context().Err() != nil {
@@ -166,8 +171,9 @@ func patterns(q *params, to *search.Query) {
 	}
 }
 
-// searchRoots are the folders to be searched: the given ones, or every file system once.
-func (h *handler) searchRoots(paths, backups []string) (roots []walk.Root, of []searchRoot, err error) {
+// searchRoots are the folders to be searched: the given ones, or every file once. What of the
+// backups cannot be searched is kept in run.missing.
+func (h *handler) searchRoots(run *searchRun, paths, backups []string) (roots []walk.Root, of []searchRoot, err error) {
 	known := map[string]bool{}
 	for _, b := range h.tree.Backups() {
 		known[b.Name] = true
@@ -175,16 +181,18 @@ func (h *handler) searchRoots(paths, backups []string) (roots []walk.Root, of []
 			continue
 		}
 		for _, d := range b.Disks {
+			if e := unsearched(d); e != nil {
+				run.missing = append(run.missing, searchLine{Event: "error", Backup: b.Name, Path: d.Path, entry: &entry{Type: "unknown", Error: e}})
+			}
 			for _, v := range d.Volumes {
-				if v.FileSystem == nil || v.Path == "" {
-					continue
+				for _, p := range v.Roots() {
+					n, err := h.tree.Resolve(p, true)
+					if err != nil {
+						return nil, nil, err
+					}
+					roots = append(roots, walk.Root{Path: p, Node: n})
+					of = append(of, searchRoot{backup: b.Name, path: p, disk: strings.TrimPrefix(p, b.Path+"/")})
 				}
-				n, err := h.tree.Resolve(v.Path, true)
-				if err != nil {
-					return nil, nil, err
-				}
-				roots = append(roots, walk.Root{Path: v.Path, Node: n})
-				of = append(of, searchRoot{backup: b.Name, path: v.Path, disk: strings.TrimPrefix(v.Path, b.Path+"/")})
 			}
 		}
 	}
@@ -217,6 +225,19 @@ func (h *handler) searchRoots(paths, backups []string) (roots []walk.Root, of []
 		roots, of = append(roots, walk.Root{Path: p, Node: n}), append(of, root)
 	}
 	return roots, of, nil
+}
+
+// unsearched tells why files of a disk are missing in a search of everything; nil: none are.
+func unsearched(d tree.DiskReport) *entryError {
+	switch d.State {
+	case tree.StatePending:
+		return &entryError{"pending", "This disk has not been opened yet.", "Open " + d.Path + ", which starts what reads it, and search again."}
+	case tree.StateUnreadable:
+		return &entryError{"unreadable", "This disk cannot be read: " + d.Error, d.Advice}
+	case tree.StatePartial:
+		return &entryError{"partial", "Not every file system of this disk can be read.", "/api/v1/backups says which and why."}
+	}
+	return nil
 }
 
 // backupOf is the backup that a path of the tree lies in; empty where it lies in none.
@@ -294,7 +315,7 @@ func (s *searchRun) finish(stats search.Stats, err error, took time.Duration) {
 	case err != nil:
 		end.Why = describeError(err)
 	case stats.Errors > 0:
-		end.Why = &entryError{"errors", "Some folders could not be read; their lines say why.", "Other backups may have them."}
+		end.Why = &entryError{"errors", "Some folders or disks could not be read; their lines say why.", "Other backups may have them."}
 	}
 	_ = s.out.send(searchLine{Event: "end", searchEnd: end})
 }

@@ -24,8 +24,8 @@ const TarVersion = "vmfr-tar-1"
 const (
 	// linkSize is the memory of a remembered hard link without its name.
 	linkSize = 72
-	// outBuffer joins headers and small files to large writes: TLS records of 16 KiB.
-	outBuffer = 64 << 10
+	// outBuffer joins headers and small files to large writes, which fill TLS records.
+	outBuffer = 128 << 10
 )
 
 // tarWriter writes one archive, or measures it.

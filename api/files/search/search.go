@@ -308,7 +308,7 @@ func (s *Search) look(d *dir, e fsys.Dirent) (*dir, error) {
 		e.Type, known = a.Mode&fsys.ModeFmt, true
 	}
 	var child *dir
-	if e.Type == fsys.ModeDir && err == nil && (walk.Alias(s.Tree, s.Roots[d.root].Node) || !walk.Alias(s.Tree, n)) {
+	if e.Type == fsys.ModeDir && err == nil && (s.Tree.Alias(s.Roots[d.root].Node) || !s.Tree.Alias(n)) {
 		child = &dir{parent: d, name: e.Name, node: n, root: d.root, depth: d.depth + 1}
 		if child.depth > maxDepth {
 			return nil, s.failed(child, tree.ErrNameTooLong)

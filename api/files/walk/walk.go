@@ -71,19 +71,6 @@ type Walker struct {
 	alias  bool // the present root lies in a file system that is shown elsewhere, too
 }
 
-// aliaser is a tree that shows a file system at several places.
-type aliaser interface {
-	// Alias tells that n lies in a file system that is shown at another place of the same
-	// backup, too, and that the other place is its own.
-	Alias(n tree.Node) bool
-}
-
-// Alias tells whether what n lies in has its own place elsewhere in the tree.
-func Alias(t *tree.Tree, n tree.Node) bool {
-	a, ok := any(t).(aliaser)
-	return ok && a.Alias(n)
-}
-
 // frame is a folder that is being read.
 type frame struct {
 	node     tree.Node
@@ -119,7 +106,7 @@ func (w *Walker) Next() (Entry, bool) {
 			}
 			r := w.roots[0]
 			w.roots = w.roots[1:]
-			w.alias = Alias(w.t, r.Node)
+			w.alias = w.t.Alias(r.Node)
 			if e, ok := w.visit(r.Path, r.Node); ok {
 				return e, true
 			}
@@ -152,7 +139,7 @@ func (w *Walker) visit(path string, n tree.Node) (Entry, bool) {
 	}
 	id := w.t.ID(n)
 	switch v := w.visits[id]; {
-	case w.o.Once && (v > 0 || !w.alias && Alias(w.t, n)):
+	case w.o.Once && (v > 0 || !w.alias && w.t.Alias(n)):
 		return e, false
 	case len(path) > maxPath:
 		e.Err = fmt.Errorf("the folders lie in each other more than %d bytes deep: %w", maxPath, tree.ErrNameTooLong)
