@@ -46,8 +46,12 @@ type starter struct {
 
 func runStarter(path string) int {
 	s := &starter{sock: os.NewFile(3, "socket"), slots: make(chan struct{}, MaxRuns)}
+	err := ownRoot() // before descriptor 3 is closed on exec: it may start this again
 	unix.CloseOnExec(3)
-	dev, err := s.prepare(path)
+	var dev *os.File
+	if err == nil {
+		dev, err = s.prepare(path)
+	}
 	if err == nil {
 		err = s.check()
 	}

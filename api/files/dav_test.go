@@ -105,6 +105,9 @@ func TestCadaver(t *testing.T) {
 func TestDavfs(t *testing.T) {
 	fixture.NeedRoot(t)
 	fixture.Need(t, "mount.davfs")
+	if st, err := os.Stat("/"); err != nil || st.Mode()&0o001 == 0 {
+		t.Skip("mount.davfs becomes another user, who cannot pass through / here")
+	}
 	img, _, mnt := guest(t)
 	s := start(t, openTree(t, map[string]string{"root": img}), nil)
 	dir, conf := t.TempDir(), t.TempDir()

@@ -77,9 +77,8 @@ func TestAgainstKernel(t *testing.T) {
 	for _, v := range variants {
 		t.Run(v.name, func(t *testing.T) {
 			m := dirtyImage(t, 40<<20, v.mkfs, v.flush, v.load)
-			if records := findRecords(m); v.name == "wrapped" && records[0] < records[len(records)-1] {
-				t.Errorf("the log's %d records lie between blocks %d and %d of %d, not round its end: this test shows too little",
-					len(records), records[0], records[len(records)-1], m.logSize/basicBlock)
+			if v.name == "wrapped" {
+				m = wrapped(t, m)
 			}
 			kernel, ok := kernelReplay(t, m)
 			if !ok {
@@ -100,6 +99,23 @@ func TestAgainstKernel(t *testing.T) {
 				t.Error("nothing differs without the replay: this test shows nothing")
 			}
 		})
+	}
+}
+
+// wrapped returns m if its log's records lie round the end, or else another image whose log does:
+// how much of a log a load takes is up to the kernel, so several lengths are tried.
+func wrapped(t *testing.T, m *image) *image {
+	t.Helper()
+	for n := 22; ; n++ {
+		records := findRecords(m)
+		if records[0] > records[len(records)-1] {
+			return m
+		}
+		if n > 60 {
+			t.Fatalf("the log's %d records lie between blocks %d and %d of %d, not round its end: this test shows too little",
+				len(records), records[0], records[len(records)-1], m.logSize/basicBlock)
+		}
+		m = dirtyImage(t, 40<<20, nil, true, rounds(n))
 	}
 }
 
