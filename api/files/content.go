@@ -95,11 +95,7 @@ func (h *handler) open(n tree.Node, stream string) (*tree.File, error) {
 	if stream == "" {
 		return h.tree.Open(n)
 	}
-	t, ok := any(h.tree).(streamer)
-	if !ok {
-		return nil, fmt.Errorf("named streams: %w", fsys.ErrUnsupported)
-	}
-	return t.OpenStream(n, stream)
+	return h.tree.OpenStream(n, stream)
 }
 
 // rangeOf checks the Range header for net/http; false: the request is answered.

@@ -2,6 +2,7 @@ package files
 
 import (
 	"errors"
+	"io/fs"
 	"net/http"
 	"net/url"
 	"strings"
@@ -78,6 +79,15 @@ func (h *handler) files(w *response, r *http.Request) {
 	}
 	n, err := h.tree.Resolve(path, !nofollow)
 	h.cfg.Counters.Count(tree.OpLookup)
+	if errors.Is(err, fs.ErrNotExist) && !stat && !nofollow && !dir && !query.Has("stream") {
+		// "<file>:<stream>", as Windows names it, is ?stream= of the file.
+		if file, stream, e := h.tree.ResolveStream(path); e == nil {
+			n, err = file, nil
+			last := &names[len(names)-1]
+			*last = (*last)[:strings.LastIndexByte(*last, ':')]
+			query.Set("stream", stream)
+		}
+	}
 	if err != nil {
 		h.fail(w, r, err)
 		return

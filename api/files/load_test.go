@@ -1,0 +1,254 @@
+package files
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"vmfr/agent/engine"
+	"vmfr/agent/extent"
+	"vmfr/agent/fsys"
+	"vmfr/agent/tree"
+	"vmfr/agent/volume"
+	"vmfr/test/fixture"
+)
+
+// TestMemoryOfManyClients lets 64 clients pull from the real program at once, half of them a
+// file and half of them archives.
+func TestMemoryOfManyClients(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds the program")
+	}
+	fixture.Need(t, "curl", "go")
+	const clients, limit = 64, 256 << 10 // KiB
+	src := t.TempDir()
+	writeFile(t, filepath.Join(src, "big"), random(8<<20))
+	fixture.Sparse(t, filepath.Join(src, "holes"), 1<<30)
+	for i := range 500 {
+		writeFile(t, filepath.Join(src, fmt.Sprintf("small-%03d", i)), random(3000))
+	}
+	img := fixture.Ext4(t, src, 1<<30)
+	bin, state := filepath.Join(t.TempDir(), "agent"), t.TempDir()
+	fixture.Run(t, "go", "build", "-o", bin, "vmfr/agent")
+	if err := os.Chmod(state, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(bin, "serve", "--json", "--state", state, "--listen-ssh", "off", "--listen-https", "127.0.0.1:0", "--disk", "b/d="+img+",format=raw")
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cmd.Process.Signal(syscall.SIGTERM); _ = cmd.Wait() }()
+	var ready struct {
+		HTTPS struct{ URL, User, PasswordFile, CAFile string }
+	}
+	line, err := bufio.NewReader(out).ReadBytes('\n')
+	if err != nil || json.Unmarshal(line, &ready) != nil {
+		t.Fatalf("%v: %s", err, line)
+	}
+	h := ready.HTTPS
+	password, err := os.ReadFile(h.PasswordFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for i := range clients {
+		path := "/files/backups/b/d/big"
+		switch i % 4 { // archives are at most 32 at once
+		case 1:
+			path = "/api/v1/archive?format=tar&path=/backups/b/d"
+		case 3:
+			path = "/api/v1/archive?format=zip&path=/backups/b/d/big"
+		}
+		wg.Go(func() {
+			out, err := exec.Command("curl", "-q", "-sS", "--fail", "--cacert", h.CAFile, "-u", h.User+":"+strings.TrimSpace(string(password)), "-o", "/dev/null", "-w", "%{size_download}", h.URL+path).CombinedOutput()
+			if n, _ := strconv.Atoi(string(out)); err != nil || n < 8<<20 {
+				t.Errorf("%s: %v: %s", path, err, out)
+			}
+		})
+	}
+	wg.Wait()
+	peak := 0
+	for _, pid := range append(children(cmd.Process.Pid), cmd.Process.Pid) {
+		status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		if m := regexp.MustCompile(`VmHWM:\s+(\d+) kB`).FindSubmatch(status); m != nil {
+			n, _ := strconv.Atoi(string(m[1]))
+			peak += n
+		}
+	}
+	t.Logf("peak of %d MiB", peak>>10)
+	if peak == 0 || peak > limit {
+		t.Errorf("%d KiB, want at most %d", peak, limit)
+	}
+}
+
+// children are the processes that pid started.
+func children(pid int) (pids []int) {
+	list, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	for _, l := range list {
+		b, _ := os.ReadFile(l)
+		for _, f := range strings.Fields(string(b)) {
+			if n, err := strconv.Atoi(f); err == nil {
+				pids = append(pids, n)
+			}
+		}
+	}
+	return pids
+}
+
+// wide is a file system whose root holds n files. It is its own engine.
+type wide struct {
+	n     uint64
+	reads atomic.Int64 // of pieces of the folder
+	begun chan struct{}
+	once  sync.Once
+}
+
+var _ fsys.FS = (*wide)(nil)
+
+type wideEngine struct{ w *wide }
+
+func (wideEngine) Name() string                          { return "wide" }
+func (e wideEngine) Open(volume.Volume) (fsys.FS, error) { return e.w, nil }
+func (*wide) Info() fsys.Info                            { return fsys.Info{Type: "wide"} }
+func (*wide) Root() fsys.Ino                             { return 1 }
+func (*wide) Readlink(fsys.Ino) (string, error)          { return "", fsys.ErrNotLink }
+func (*wide) Open(fsys.Ino) (extent.Reader, error)       { return extent.Zeros(0), nil }
+func (*wide) Close() error                               { return nil }
+func (*wide) Lookup(fsys.Ino, string) (fsys.Ino, error)  { return 0, os.ErrNotExist }
+func (w *wide) size(i fsys.Ino) int64                    { return int64(uint32(i) * 2654435761) } // in no order, all different
+
+func (w *wide) Stat(i fsys.Ino) (fsys.Attr, error) {
+	if i == 1 {
+		return fsys.Attr{Ino: i, Mode: fsys.ModeDir | 0o755, Nlink: 2}, nil
+	}
+	return fsys.Attr{Ino: i, Mode: fsys.ModeRegular | 0o644, Nlink: 1, Size: w.size(i)}, nil
+}
+
+func (w *wide) ReadDir(d fsys.Ino, from fsys.Cookie, out []fsys.Dirent) (int, error) {
+	if w.reads.Add(1) == 50 && w.begun != nil {
+		w.once.Do(func() { close(w.begun) })
+	}
+	for i := range out {
+		if uint64(from) >= w.n {
+			return i, io.EOF
+		}
+		from++
+		out[i] = fsys.Dirent{Name: fmt.Sprintf("f%06d", from), Ino: 1 + fsys.Ino(from), Type: fsys.ModeRegular, Next: from}
+	}
+	return len(out), nil
+}
+
+// openWide makes a tree of w.
+func openWide(t *testing.T, w *wide) *tree.Tree {
+	t.Helper()
+	blank := filepath.Join(t.TempDir(), "blank")
+	fixture.Sparse(t, blank, 1<<20)
+	tr, err := tree.New(context.Background(), tree.Config{
+		Backups: []tree.Backup{{Name: "nightly", Disks: []tree.Disk{{Name: "root", Format: "raw", Reader: openImage(t, blank)}}}}, Engines: []engine.Engine{wideEngine{w}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = tr.Close() })
+	return tr
+}
+
+// TestHundredThousandEntries: the first page needs no more of the folder than it shows, and
+// sorted pages together are the folder.
+func TestHundredThousandEntries(t *testing.T) {
+	const n = 100_000
+	w := &wide{n: n}
+	s := start(t, openWide(t, w), nil)
+	type page struct {
+		listed
+		Total int
+	}
+	get := func(query string) (p page) {
+		t.Helper()
+		a := s.get("/api/v1/entries?path=" + disk + query)
+		if err := json.Unmarshal(a.body, &p); err != nil || a.status != 200 {
+			t.Fatalf("%s: %d %v %.200s", query, a.status, err, a.body)
+		}
+		return p
+	}
+	before := w.reads.Load()
+	if p := get("&limit=1000"); len(p.Entries) != 1000 || p.Next == "" {
+		t.Errorf("%d entries on the first page", len(p.Entries))
+	}
+	if k := w.reads.Load() - before; k > 10 {
+		t.Errorf("the first page took %d reads of the folder", k)
+	}
+	seen, last, cursor := map[string]bool{}, int64(-1), ""
+	for {
+		p := get("&limit=10000&sort=size&cursor=" + cursor)
+		if p.Total != n {
+			t.Fatalf("total %d", p.Total)
+		}
+		for _, e := range p.Entries {
+			if e.Size <= last || seen[e.Name] {
+				t.Fatalf("%s with %d bytes after %d", e.Name, e.Size, last)
+			}
+			last, seen[e.Name] = e.Size, true
+		}
+		if cursor = p.Next; cursor == "" {
+			break
+		}
+	}
+	if len(seen) != n {
+		t.Errorf("%d entries in all pages, want %d", len(seen), n)
+	}
+}
+
+// TestSearchEndsWithItsClient: a search of hours ends when the client goes, whether it has
+// found something or not.
+func TestSearchEndsWithItsClient(t *testing.T) {
+	for _, query := range []string{"name=none", "name=f00*&limit=10000000"} {
+		w := &wide{n: 1 << 40, begun: make(chan struct{})}
+		tr := openWide(t, w)
+		h, err := newHandler(tr, Config{User: testUser, Password: testPassword})
+		if err != nil {
+			t.Fatal(err)
+		}
+		srv := httptest.NewServer(h)
+		defer srv.Close()
+		ctx, leave := context.WithCancel(t.Context())
+		req, err := http.NewRequestWithContext(ctx, "GET", srv.URL+"/api/v1/search?"+query, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.SetBasicAuth(testUser, testPassword)
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			if resp, err := srv.Client().Do(req); err == nil {
+				_, _ = io.Copy(io.Discard, resp.Body)
+				_ = resp.Body.Close()
+			}
+		}()
+		<-w.begun
+		leave()
+		<-done
+		if !h.close(30 * time.Second) { // waits for the requests under way
+			t.Fatalf("%s: the search goes on", query)
+		}
+	}
+}
