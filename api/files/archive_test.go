@@ -134,7 +134,8 @@ func (s *server) pipe(url, program string, args ...string) string {
 	fixture.Need(s.t, "curl", program)
 	curl := exec.Command("curl", "-q", "-sS", "--fail", "--cacert", s.caFile, "-u", testUser+":"+testPassword, s.url(url))
 	cmd := exec.Command(program, args...)
-	var errs, out bytes.Buffer
+	var errs lockedBuffer // both write to it at once
+	var out bytes.Buffer
 	curl.Stderr, cmd.Stderr, cmd.Stdout = &errs, &errs, &out
 	in, err := curl.StdoutPipe()
 	if err != nil {

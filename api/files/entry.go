@@ -130,12 +130,6 @@ type streamEntry struct {
 	Size      int64  `json:"size"`
 }
 
-// streamer is a tree whose files can have named streams.
-type streamer interface {
-	Streams(tree.Node) ([]fsys.Stream, error)
-	OpenStream(n tree.Node, name string) (*tree.File, error)
-}
-
 func (e *entry) times(a fsys.Attr) {
 	e.Atime, e.Ctime, e.Btime = timestamp(a.Atime), timestamp(a.Ctime), timestamp(a.Btime)
 }
@@ -147,16 +141,14 @@ func (h *handler) attributes(e *entry, n tree.Node) {
 	if e.Xattrs, err = h.tree.Xattrs(n); err != nil {
 		e.Error = describeError(err)
 	}
-	if t, ok := any(h.tree).(streamer); ok {
-		list, err := t.Streams(n)
-		if err != nil && !errors.Is(err, fsys.ErrUnsupported) {
-			e.Error = describeError(err)
-		}
-		for _, s := range list {
-			se := streamEntry{Size: s.Size}
-			se.Name, se.NameBytes = text(s.Name)
-			e.Streams = append(e.Streams, se)
-		}
+	list, err := h.tree.Streams(n)
+	if err != nil && !errors.Is(err, fsys.ErrUnsupported) {
+		e.Error = describeError(err)
+	}
+	for _, s := range list {
+		se := streamEntry{Size: s.Size}
+		se.Name, se.NameBytes = text(s.Name)
+		e.Streams = append(e.Streams, se)
 	}
 }
 

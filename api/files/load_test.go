@@ -222,8 +222,10 @@ func TestHundredThousandEntries(t *testing.T) {
 // found something or not.
 func TestSearchEndsWithItsClient(t *testing.T) {
 	for _, query := range []string{"name=none", "name=f00*&limit=10000000"} {
-		w := &wide{n: 1 << 40, begun: make(chan struct{})}
+		w := &wide{n: 1 << 40}
 		tr := openWide(t, w)
+		w.begun = make(chan struct{}) // opening looks into the folder, too
+		w.reads.Store(0)
 		h, err := newHandler(tr, Config{User: testUser, Password: testPassword})
 		if err != nil {
 			t.Fatal(err)
