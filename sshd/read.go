@@ -113,6 +113,7 @@ type file struct {
 	v      *view
 	f      *tree.File
 	record *audit.File
+	ahead  ahead
 
 	name   string // its handle; this and the next are guarded by handles.mu
 	closed bool
@@ -121,18 +122,36 @@ type file struct {
 // ReadAt counts a read, and gives its error a status.
 func (f *file) ReadAt(p []byte, off int64) (int, error) {
 	n, err := f.f.ReadAt(p, off)
+	return n, f.answered(off, n, err)
+}
+
+// readFrom is ReadAt that takes from p what is there already; p may be nil.
+func (f *file) readFrom(p *piece, b []byte, off int64) (int, error) {
+	if p != nil {
+		if n, ok, err := p.read(b, off); ok {
+			return n, f.answered(off, n, err)
+		}
+	}
+	return f.ReadAt(b, off)
+}
+
+// answered takes note of a read for a client, and gives its error a status.
+func (f *file) answered(off int64, n int, err error) error {
 	f.v.s.cfg.Counters.Read(n)
 	if err == io.EOF {
 		f.record.Read(off, n, nil)
-		return n, err
+		return err
 	}
 	f.record.Read(off, n, err)
-	return n, status(err)
+	return status(err)
 }
 
 func (f *file) Close() error {
 	f.record.Close()
 	f.v.open.remove(f)
+	if p := f.ahead.close(); p != nil {
+		f.v.wire.drop(p)
+	}
 	f.v.release()
 	return nil
 }
@@ -141,8 +160,13 @@ func (f *file) Close() error {
 // the order in which the content arrives, so that one slow read does not hold up others; clients
 // match them by their id. maxPending and maxReading bound the reads of a session.
 func (w *wire) startRead(f *file, id uint32, off int64, n int) {
+	ready := w.begin(f, off, n)
 	w.reads.Go(func() {
 		defer w.v.s.caught("sftp read")
+		defer f.ahead.finish()
+		if ready != nil {
+			defer ready.using.Done()
+		}
 		// Those before it end, if need be by the connection's end, so this is not for ever.
 		_ = w.room.Acquire(context.Background(), int64(n))
 		defer w.room.Release(int64(n))
@@ -151,12 +175,12 @@ func (w *wire) startRead(f *file, id uint32, off int64, n int) {
 		}
 		b, pool := w.v.s.buffers.get(n)
 		defer pool.Put(b)
-		_ = w.send(f.reply(*b, id, off, n)) // an error ends the session, see fail
+		_ = w.send(f.reply(*b, id, off, n, ready)) // an error ends the session, see fail
 	})
 }
 
-// reply reads n bytes at off and returns the packet for the client: DATA in b, or a STATUS.
-func (f *file) reply(b readBuffer, id uint32, off int64, n int) (packet []byte) {
+// reply reads n bytes at off, from ready if that is not nil, and returns the packet for the client: DATA in b, or a STATUS.
+func (f *file) reply(b readBuffer, id uint32, off int64, n int, ready *piece) (packet []byte) {
 	defer func() {
 		if packet == nil {
 			packet = statusPacket(id, errPanic)
@@ -164,7 +188,7 @@ func (f *file) reply(b readBuffer, id uint32, off int64, n int) (packet []byte) 
 	}()
 	defer f.v.s.caught("sftp read")
 	p := b[: dataHeader+n : dataHeader+n]
-	k, err := f.ReadAt(p[dataHeader:], off)
+	k, err := f.readFrom(ready, p[dataHeader:], off)
 	if err != nil && (k == 0 || err != io.EOF) {
 		return statusPacket(id, err)
 	}

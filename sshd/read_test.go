@@ -265,7 +265,7 @@ func TestReadsOfOneFile(t *testing.T) {
 func TestReadPanics(t *testing.T) {
 	s := newServer(newTree(t, nil, extent.Bytes(make([]byte, 4096))), complete(t))
 	f := &file{v: &view{ctx: context.Background(), s: s}} // without a file of the tree
-	p := f.reply(make(readBuffer, dataHeader+maxRead), 9, 0, 100)
+	p := f.reply(make(readBuffer, dataHeader+maxRead), 9, 0, 100, nil)
 	if p[4] != fxpStatus || p[12] != fxFailure || !strings.Contains(string(p), tree.KindInternal.Advice()) || s.panics.Load() != 1 {
 		t.Errorf("%q, %d panics", p, s.panics.Load())
 	}

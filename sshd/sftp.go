@@ -31,6 +31,7 @@ type view struct {
 	s    *server
 	c    *conn
 	open handles
+	wire *wire
 }
 
 var (

@@ -68,6 +68,8 @@ type wire struct {
 	v     *view
 	reads sync.WaitGroup      // started by Read, see startRead
 	room  *semaphore.Weighted // of maxReading bytes
+	// of them maxAhead bytes for what was not asked for yet
+	aheadRoom *semaphore.Weighted
 
 	head    [5 + maxReadRequest]byte // the packet being read, or its beginning
 	in      []byte                   // what is left of it
@@ -82,7 +84,8 @@ type wire struct {
 }
 
 func newWire(ch io.ReadWriteCloser, v *view) *wire {
-	w := &wire{ch: ch, v: v, room: semaphore.NewWeighted(maxReading)}
+	w := &wire{ch: ch, v: v, room: semaphore.NewWeighted(maxReading), aheadRoom: semaphore.NewWeighted(maxAhead)}
+	v.wire = w
 	w.answer.L = &w.mu
 	return w
 }
