@@ -193,7 +193,7 @@ func (l *Log) send(name string, w Who, attrs ...slog.Attr) {
 	}
 }
 
-// write owns the file. It flushes whenever nothing is queued.
+// write owns the file. It flushes whenever nothing is queued, and while writing fails.
 func (l *Log) write(w io.Writer, end func() error) {
 	defer close(l.done)
 	b := bufio.NewWriterSize(w, 64<<10)
@@ -207,7 +207,8 @@ func (l *Log) write(w io.Writer, end func() error) {
 		r.AddAttrs(slog.String("address", e.who.Address))
 		r.AddAttrs(e.attrs...)
 		err := h.Handle(context.Background(), r)
-		flush := len(l.events) == 0
+		// After a failure at once, so that a busy server learns soon when it is over.
+		flush := len(l.events) == 0 || l.Err() != nil
 		if err == nil && flush {
 			err = b.Flush()
 		}
