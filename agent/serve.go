@@ -29,6 +29,7 @@ type serveFlags struct {
 	user                     string
 	authorizedKeys, password string // files
 	auditLog                 string
+	tlsCert, tlsKey          string // files
 	state                    string
 	mount                    mountFlags
 	json                     bool
@@ -70,6 +71,8 @@ func serveCommand() *cobra.Command {
 	flags.StringVar(&f.authorizedKeys, "authorized-keys", "", "`FILE` of public keys that may log in, instead of the generated one")
 	f.ssh.register(flags)
 	flags.StringVar(&f.password, "password-file", "", "`FILE` with the password for HTTPS (mode 0600), instead of the generated one")
+	flags.StringVar(&f.tlsCert, "tls-cert", "", "`FILE` with the certificate chain for HTTPS (PEM), instead of the generated one; read again when it changes")
+	flags.StringVar(&f.tlsKey, "tls-key", "", "`FILE` with the key of --tls-cert (PEM)")
 	flags.StringVar(&f.state, "state", "", "`DIR` for generated keys (default $XDG_STATE_HOME/vmfr or ~/.local/state/vmfr)")
 	flags.StringVar(&f.auditLog, "audit-log", "", "append a line of JSON for each login, listing and read to `FILE`; -: standard output")
 	f.mount.registerDir(flags)
@@ -199,7 +202,7 @@ func (f *serveFlags) credentials(cfg *worker.Config, l listeners, log *slog.Logg
 		}
 	}
 	if l.https != nil {
-		cfg.HTTPS, err = f.httpsAccess(&a, l.https)
+		cfg.HTTPS, err = f.httpsAccess(&a, l.https, log)
 	}
 	return a, err
 }
@@ -230,7 +233,7 @@ func (f *serveFlags) sshAccess(a *access, l net.Listener, log *slog.Logger) (*wo
 	return c, a.state.keep(fileKnownHosts, knownHosts(l.Addr().String(), a.hostKey))
 }
 
-func (f *serveFlags) httpsAccess(a *access, l net.Listener) (*worker.HTTPS, error) {
+func (f *serveFlags) httpsAccess(a *access, l net.Listener, log *slog.Logger) (*worker.HTTPS, error) {
 	c := &worker.HTTPS{Listener: l, User: f.user}
 	var err error
 	if f.password != "" {
@@ -250,6 +253,11 @@ func (f *serveFlags) httpsAccess(a *access, l net.Listener) (*worker.HTTPS, erro
 			return nil, err
 		}
 		a.password = a.state.path(filePassword)
+	}
+	if f.tlsCert != "" || f.tlsKey != "" {
+		if c.GetCertificate, err = files.CertificateFiles(f.tlsCert, f.tlsKey, log); err != nil {
+			return nil, fmt.Errorf("--tls-cert, --tls-key: %w", err)
+		}
 	}
 	// The address as it was asked for may be a name, which the socket's is not.
 	host, _, err := net.SplitHostPort(f.listenHTTPS)

@@ -76,6 +76,8 @@ type HTTPS struct {
 	Listener       net.Listener
 	User, Password string
 	Certificate    tls.Certificate
+	// GetCertificate wins where it is set, see files.CertificateFiles.
+	GetCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 }
 
 // Mount is where the tree is mounted by FUSE.
@@ -190,8 +192,9 @@ func (s *session) serveSFTP(ctx context.Context, c *SSH, rsync sshd.Runner, coun
 
 func (s *session) serveHTTPS(ctx context.Context, c *HTTPS, counters *tree.Counters, metrics http.Handler) error {
 	err := files.Serve(ctx, c.Listener, s.disks.Tree, files.Config{
-		User: c.User, Password: c.Password, Certificate: c.Certificate, Version: s.cfg.Version,
-		Counters: counters, Metrics: metrics, Log: s.log, Limits: files.Limits{Grace: grace},
+		User: c.User, Password: c.Password, Certificate: c.Certificate, GetCertificate: c.GetCertificate, Version: s.cfg.Version,
+		Counters: counters, Logins: &s.metrics.logins, Metrics: metrics, Log: s.log, Limits: files.Limits{Grace: grace},
+		Audit: s.cfg.Audit,
 		Ready: func() error {
 			if !s.ready.Load() || ctx.Err() != nil {
 				return errors.New("starting or stopping")
