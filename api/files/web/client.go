@@ -127,10 +127,12 @@ func (s *Site) ask(ctx context.Context, v *visit, path string, q url.Values, lim
 	rec := &recorder{outer: v.w, header: http.Header{}, limit: limit}
 	func() {
 		defer func() {
-			if p := recover(); p != nil && p != http.ErrAbortHandler {
-				panic(p)
-			} else if p != nil {
+			switch p := recover(); p {
+			case nil:
+			case http.ErrAbortHandler:
 				rec.broken = true
+			default:
+				panic(p)
 			}
 		}()
 		s.cfg.API(v.w, rec, r)

@@ -37,17 +37,18 @@ func detect(b []byte, cut bool) *textEncoding {
 		}
 	}
 	if bytes.IndexByte(b, 0) >= 0 {
-		// Text of most languages in UTF-16 has zeros in every second byte, spaces and line ends at least.
+		// Without a mark: text in Latin letters has zeros in one half of the bytes and none in the other.
 		var zeros [2]int
 		for i, c := range b {
 			if c == 0 {
 				zeros[i&1]++
 			}
 		}
+		even := len(b) >= 4 && (cut || len(b)%2 == 0)
 		switch {
-		case len(b) >= 4 && zeros[0] == 0 && zeros[1] >= len(b)/8 && utf16le.plausible(b):
+		case even && zeros[0] == 0 && zeros[1] >= len(b)/4 && utf16le.plausible(b):
 			return utf16le
-		case len(b) >= 4 && zeros[1] == 0 && zeros[0] >= len(b)/8 && utf16be.plausible(b):
+		case even && zeros[1] == 0 && zeros[0] >= len(b)/4 && utf16be.plausible(b):
 			return utf16be
 		}
 		return nil
@@ -121,9 +122,10 @@ func (e *textEncoding) end(b []byte, cut bool) int {
 	}
 	n := len(b) - len(b)%e.unit
 	line := []byte{'\n'}
-	if e == utf16le {
+	switch e {
+	case utf16le:
 		line = []byte{'\n', 0}
-	} else if e == utf16be {
+	case utf16be:
 		line = []byte{0, '\n'}
 	}
 	for i := n; i > n/2; {

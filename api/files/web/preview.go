@@ -11,8 +11,8 @@ import (
 
 const (
 	// maxColoured is how much of a text is coloured, in bytes of UTF-8; colourTime how long that may take: a lexer's
-	// expressions backtrack, and the text is a stranger's.
-	maxColoured = 128 << 10
+	// expressions backtrack, and the text is a stranger's. A text with a line of maxLine bytes is not for them at all.
+	maxColoured = 64 << 10
 	colourTime  = 500 * time.Millisecond
 	// maxLine is where a long line is broken, in bytes, so that a browser can lay it out.
 	maxLine = 2000
@@ -32,8 +32,8 @@ func (s *Site) preview(name string, b []byte, enc *textEncoding, cut bool) (*pre
 	text := strings.ReplaceAll(enc.decode(b[:used]), "\r\n", "\n")
 	p := &preview{Encoding: enc.Name}
 	lines := plain(text)
-	if l := lexers.Match(name); l != nil && len(text) <= maxColoured {
-		if coloured, ok := colour(chroma.Coalesce(l), text); ok {
+	if l := lexers.Match(name); l != nil && len(text) <= maxColoured && longest(text) <= maxLine {
+		if coloured, ok := colour(l, text); ok {
 			lines, p.Language = coloured, l.Config().Name
 		}
 	}
@@ -51,6 +51,14 @@ func plain(text string) (lines [][]piece) {
 		lines = append(lines, []piece{{"", l}})
 	}
 	return lines
+}
+
+// longest is the length of the longest line, in bytes.
+func longest(text string) (n int) {
+	for l := range strings.Lines(text) {
+		n = max(n, len(l))
+	}
+	return n
 }
 
 // colour divides a text into classes; false: it cannot, or not in time.
@@ -73,9 +81,13 @@ func colour(l chroma.Lexer, text string) (lines [][]piece, ok bool) {
 			return nil, false
 		}
 		total += len(t.Value)
-		class := class(t.Type)
+		kind := class(t.Type)
 		for part := range strings.Lines(t.Value) {
-			line = append(line, piece{class, part})
+			if n := len(line); n > 0 && line[n-1].class == kind {
+				line[n-1].text += part
+			} else {
+				line = append(line, piece{kind, part})
+			}
 			if strings.HasSuffix(part, "\n") {
 				lines, line = append(lines, line), nil
 			}
