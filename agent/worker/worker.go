@@ -190,11 +190,23 @@ func (s *session) serveSFTP(ctx context.Context, c *SSH, rsync sshd.Runner, coun
 	return err
 }
 
+// sshPort is where the session's tree is served by SSH; 0: nowhere.
+func (s *session) sshPort() int {
+	if s.cfg.SSH == nil {
+		return 0
+	}
+	a, ok := s.cfg.SSH.Listener.Addr().(*net.TCPAddr)
+	if !ok {
+		return 0
+	}
+	return a.Port
+}
+
 func (s *session) serveHTTPS(ctx context.Context, c *HTTPS, counters *tree.Counters, metrics http.Handler) error {
 	err := files.Serve(ctx, c.Listener, s.disks.Tree, files.Config{
 		User: c.User, Password: c.Password, Certificate: c.Certificate, GetCertificate: c.GetCertificate, Version: s.cfg.Version,
 		Counters: counters, Logins: &s.metrics.logins, Metrics: metrics, Log: s.log, Limits: files.Limits{Grace: grace},
-		Audit: s.cfg.Audit,
+		Audit: s.cfg.Audit, SSHPort: s.sshPort(),
 		Ready: func() error {
 			if !s.ready.Load() || ctx.Err() != nil {
 				return errors.New("starting or stopping")
