@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vmfr/agent/mountns"
 	"vmfr/fusefs"
 	"vmfr/sshd/rsyncargs"
 )
@@ -46,7 +47,7 @@ type starter struct {
 
 func runStarter(path string) int {
 	s := &starter{sock: os.NewFile(3, "socket"), slots: make(chan struct{}, MaxRuns)}
-	err := ownRoot() // before descriptor 3 is closed on exec: it may start this again
+	err := mountns.OwnRoot() // before descriptor 3 is closed on exec: it may start this again
 	unix.CloseOnExec(3)
 	var dev *os.File
 	if err == nil {

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vmfr/agent/guestfs/sandbox"
+	"vmfr/agent/mountns"
 )
 
 // Confine gives up everything that the appliance does not need and starts this program again,
@@ -30,6 +31,11 @@ func Confine() (dir string, err error) {
 	}
 	if os.Getenv(sandbox.EnvConfined) != "" {
 		return dir, nil
+	}
+	if os.Getenv(sandbox.EnvNamespaces) != "" {
+		if err := mountns.OwnRoot(); err != nil {
+			return "", err
+		}
 	}
 	// Not by its name: that may lie below the /tmp that is hidden now.
 	const self = "/proc/self/exe"

@@ -1,4 +1,8 @@
-package jail
+// Package mountns prepares a process that has a mount namespace of its own, before it changes
+// what is mounted there.
+//
+// Non-goal: it makes no namespace; whoever starts the process does.
+package mountns
 
 import (
 	"fmt"
@@ -8,14 +12,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ownRoot makes this process's root directory the root of its mount namespace, which is its own.
+// OwnRoot makes this process's root directory the root of its mount namespace, which is its own.
 // It returns having done nothing where that is so already; else it starts the program again from
-// the beginning, with the same arguments and descriptors.
+// the beginning, with the same arguments, environment and inherited descriptors, so it must be
+// called before anything else is done.
 //
 // In a chroot the kernel makes no user namespaces (user_namespaces(7)), and there is no mount at
 // "/" whose propagation could be changed. What the process sees stays the same: the tree of mounts
 // at its root is cloned, put in the place of the namespace's, and all others are left behind.
-func ownRoot() error {
+func OwnRoot() error {
 	if atMount, err := isMount("/"); err != nil || atMount {
 		return err
 	}
