@@ -54,6 +54,12 @@ func ReadFull(r io.ReaderAt, p []byte, off int64) (int, error) {
 	return n, err
 }
 
+// ReadAllAt is ReadFull where only all of the bytes are of use.
+func ReadAllAt(r io.ReaderAt, p []byte, off int64) error {
+	_, err := ReadFull(r, p, off)
+	return err
+}
+
 // CheckExtent validates the arguments of an Extent call on a Reader of the given size and
 // clamps max to what is left. Every Reader calls it first, so all agree on the edge cases.
 func CheckExtent(size, off, max int64) (int64, error) {

@@ -37,7 +37,7 @@ var layers = []layer{
 		// The vocabulary of errors is fsys's; only a signature tells FAT from an MBR.
 		"agent/image":    {"agent/fsys"},
 		"agent/volume":   {"agent/fsys", "agent/probe"},
-		"agent/fsys/...": {"agent/fsys", "agent/fsys/ext4/jbd2", "agent/fsys/xfs/xlog"},
+		"agent/fsys/...": {"agent/fsys", "agent/fsys/block", "agent/fsys/ext4/jbd2", "agent/fsys/xfs/xlog"},
 	}},
 	{name: "engine", packages: []string{"agent/engine"}},
 	{name: "tree", packages: []string{"agent/tree", "agent/audit"}},

@@ -17,7 +17,7 @@ func readSuper(r extent.Reader) (sb *super, warning string, err error) {
 		return nil, "", fsys.ErrNotRecognized
 	}
 	b := make([]byte, superSize)
-	if err := readFull(r, b, superOffset); err != nil {
+	if err := extent.ReadAllAt(r, b, superOffset); err != nil {
 		return nil, "", fmt.Errorf("ext4: superblock: %w", err)
 	}
 	sb, err = parseSuper(b, superOffset)
@@ -30,7 +30,7 @@ func readSuper(r extent.Reader) (sb *super, warning string, err error) {
 			continue
 		}
 		p := make([]byte, superSize)
-		if readFull(r, p, off) != nil {
+		if extent.ReadAllAt(r, p, off) != nil {
 			continue
 		}
 		s, perr := parseSuper(p, off)

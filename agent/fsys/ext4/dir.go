@@ -96,22 +96,22 @@ func (sc *dirScan) walk(from uint64, visit func(*dirent) bool) error {
 		if err != nil {
 			return err
 		}
-		if r.phys == 0 { // a hole, which no directory has; the kernel passes over it too
+		if r.Phys == 0 { // a hole, which no directory has; the kernel passes over it too
 			sc.note(-1, "a hole at block %d", lblk)
-			lblk, in = lblk+min(r.count, blocks-lblk), 0
+			lblk, in = lblk+min(r.Count, blocks-lblk), 0
 			continue
 		}
-		for ; r.count > 0 && lblk < blocks; lblk, in = lblk+1, 0 {
-			b, err := sc.f.dirBlock(n, lblk, r.phys)
+		for ; r.Count > 0 && lblk < blocks; lblk, in = lblk+1, 0 {
+			b, err := sc.f.dirBlock(n, lblk, r.Phys)
 			switch {
 			case errors.Is(err, fsys.ErrCorrupt):
 				sc.damage = first(sc.damage, err)
 			case err != nil:
 				return err
-			case sc.records(area{b, lblk * bs, (lblk + 1) * bs, int64(r.phys * bs)}, in, visit):
+			case sc.records(area{b, lblk * bs, (lblk + 1) * bs, int64(r.Phys * bs)}, in, visit):
 				return nil
 			}
-			r.phys, r.count = r.phys+1, r.count-1
+			r.Phys, r.Count = r.Phys+1, r.Count-1
 		}
 	}
 	return nil

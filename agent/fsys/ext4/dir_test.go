@@ -25,10 +25,10 @@ func TestDamagedDirectory(t *testing.T) {
 	}
 	place := func(lblk uint64) int64 {
 		r, err := fs.content(n).run(lblk)
-		if err != nil || r.phys == 0 {
+		if err != nil || r.Phys == 0 {
 			t.Fatalf("block %d of the directory: %+v, %v", lblk, r, err)
 		}
-		return int64(r.phys * fs.sb.blockSize)
+		return int64(r.Phys * fs.sb.blockSize)
 	}
 	for _, c := range []struct {
 		what string

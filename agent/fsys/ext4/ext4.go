@@ -19,6 +19,7 @@ import (
 	"vmfr/agent/cache"
 	"vmfr/agent/extent"
 	"vmfr/agent/fsys"
+	"vmfr/agent/fsys/block"
 )
 
 // DefaultCacheBytes is the size of the metadata cache where Options names none: the index of a
@@ -38,7 +39,7 @@ type Options struct {
 type FS struct {
 	dev     extent.Reader // with the journal laid over it
 	sb      *super
-	meta    *metaReader
+	meta    *block.Meta
 	journal string
 	notes   []string
 
@@ -73,7 +74,7 @@ func Open(r extent.Reader, o Options) (*FS, error) {
 			return nil, fmt.Errorf("after replaying the journal: %w", err)
 		}
 	}
-	f := &FS{dev: dev, sb: sb, journal: state.text, meta: newMetaReader(dev, sb.blockSize, o.CacheBytes)}
+	f := &FS{dev: dev, sb: sb, journal: state.text, meta: block.NewMeta(dev, sb.blockSize, o.CacheBytes)}
 	if warning != "" {
 		f.notes = append(f.notes, warning)
 	}
@@ -98,7 +99,7 @@ func (f *FS) Stat(ino fsys.Ino) (fsys.Attr, error) {
 func (f *FS) Close() error { return nil }
 
 // CacheStats counts the lookups in the metadata cache.
-func (f *FS) CacheStats() cache.Stats { return f.meta.cache.Stats() }
+func (f *FS) CacheStats() cache.Stats { return f.meta.Stats() }
 
 // warnings are what the superblock tells a person.
 func (f *FS) warnings() []string {

@@ -2,9 +2,9 @@ package ext4
 
 import (
 	"encoding/binary"
-	"sort"
 
 	"vmfr/agent/fsys"
+	"vmfr/agent/fsys/block"
 )
 
 // An extent tree ("Extent Tree" in the kernel's documentation): each node is a header of 12
@@ -18,38 +18,6 @@ const (
 	logicalEnd       = 1 << 32 // one past the last logical block of an extent-mapped file
 	rootExtentsLimit = (blockMapSize - extentEntrySize) / extentEntrySize
 )
-
-// mapped is one run of a file: count blocks from logical on lie at phys, or are zeros where
-// phys is 0 (a hole or an unwritten extent).
-type mapped struct {
-	logical, count, phys uint64
-}
-
-// extentLeaf is one decoded leaf: all that is mapped of logical blocks [first, end).
-type extentLeaf struct {
-	first, end uint64
-	runs       []mapped // ascending, disjoint, inside [first, end)
-}
-
-// find returns the run from lblk on, first <= lblk < end.
-func (l *extentLeaf) find(lblk uint64) mapped {
-	i := sort.Search(len(l.runs), func(i int) bool { return l.runs[i].logical > lblk })
-	if i > 0 {
-		r := l.runs[i-1]
-		if in := lblk - r.logical; in < r.count {
-			r.logical, r.count = lblk, r.count-in
-			if r.phys != 0 {
-				r.phys += in
-			}
-			return r
-		}
-	}
-	end := l.end
-	if i < len(l.runs) {
-		end = l.runs[i].logical
-	}
-	return mapped{logical: lblk, count: end - lblk}
-}
 
 // extentNode is the header and entries of one node.
 type extentNode struct {
@@ -80,7 +48,7 @@ func parseExtentNode(num uint32, b []byte, limit int, off int64) (extentNode, er
 
 // extentLeafAt walks from the root to the leaf that covers lblk. Depth falls by one with every
 // step, so the walk ends.
-func (f *FS) extentLeafAt(n *inode, lblk uint64) (*extentLeaf, error) {
+func (f *FS) extentLeafAt(n *inode, lblk uint64) (*block.Leaf, error) {
 	node, err := parseExtentNode(n.num, n.block[:], rootExtentsLimit, -1)
 	if err != nil {
 		return nil, err
@@ -92,7 +60,7 @@ func (f *FS) extentLeafAt(n *inode, lblk uint64) (*extentLeaf, error) {
 			return nil, err
 		}
 		if child == 0 { // before the first entry: nothing is mapped there
-			return &extentLeaf{first: lo, end: hi}, nil
+			return &block.Leaf{First: lo, End: hi}, nil
 		}
 		first, end = lo, hi
 		b, err := f.block("extent tree", n.num, child)
@@ -144,32 +112,32 @@ func indexStep(num uint32, entries []byte, first, end, lblk uint64, off int64) (
 }
 
 // decodeLeaf decodes and checks the extents of a leaf that covers [first, end).
-func (f *FS) decodeLeaf(num uint32, entries []byte, first, end uint64, off int64) (*extentLeaf, error) {
-	leaf := &extentLeaf{first: first, end: end, runs: make([]mapped, 0, len(entries)/extentEntrySize)}
+func (f *FS) decodeLeaf(num uint32, entries []byte, first, end uint64, off int64) (*block.Leaf, error) {
+	leaf := &block.Leaf{First: first, End: end, Runs: make([]block.Run, 0, len(entries)/extentEntrySize)}
 	next := first
 	for e := entries; len(e) > 0; e = e[extentEntrySize:] {
-		r := mapped{
-			logical: uint64(binary.LittleEndian.Uint32(e)),
-			count:   uint64(binary.LittleEndian.Uint16(e[4:])),
-			phys:    uint64(binary.LittleEndian.Uint16(e[6:]))<<32 | uint64(binary.LittleEndian.Uint32(e[8:])),
+		r := block.Run{
+			Logical: uint64(binary.LittleEndian.Uint32(e)),
+			Count:   uint64(binary.LittleEndian.Uint16(e[4:])),
+			Phys:    uint64(binary.LittleEndian.Uint16(e[6:]))<<32 | uint64(binary.LittleEndian.Uint32(e[8:])),
 		}
-		unwritten := r.count > maxExtentLen
+		unwritten := r.Count > maxExtentLen
 		if unwritten {
-			r.count -= maxExtentLen
+			r.Count -= maxExtentLen
 		}
-		if r.count == 0 || r.logical < next || r.logical+r.count > end {
+		if r.Count == 0 || r.Logical < next || r.Logical+r.Count > end {
 			return nil, fsys.Corrupt("ext4", "extent tree", fsys.Ino(num), off,
-				"extent of %d blocks at logical block %d, where [%d, %d) is free", r.count, r.logical, next, end)
+				"extent of %d blocks at logical block %d, where [%d, %d) is free", r.Count, r.Logical, next, end)
 		}
-		if !f.sb.validBlocks(r.phys, r.count) {
+		if !f.sb.validBlocks(r.Phys, r.Count) {
 			return nil, fsys.Corrupt("ext4", "extent tree", fsys.Ino(num), off,
-				"logical block %d: blocks %d to %d are outside the file system", r.logical, r.phys, r.phys+r.count-1)
+				"logical block %d: blocks %d to %d are outside the file system", r.Logical, r.Phys, r.Phys+r.Count-1)
 		}
 		if unwritten {
-			r.phys = 0
+			r.Phys = 0
 		}
-		next = r.logical + r.count
-		leaf.runs = append(leaf.runs, r)
+		next = r.Logical + r.Count
+		leaf.Runs = append(leaf.Runs, r)
 	}
 	return leaf, nil
 }

@@ -2,11 +2,11 @@ package ext4
 
 import (
 	"fmt"
-	"io"
 	"sync/atomic"
 
 	"vmfr/agent/extent"
 	"vmfr/agent/fsys"
+	"vmfr/agent/fsys/block"
 )
 
 // file is the mapped content of an inode: a regular file, a directory, a long symbolic link,
@@ -16,7 +16,7 @@ type file struct {
 	fs   *FS
 	ino  *inode
 	size int64
-	leaf atomic.Pointer[extentLeaf] // used last
+	leaf atomic.Pointer[block.Leaf] // used last
 }
 
 var _ extent.Reader = (*file)(nil)
@@ -31,98 +31,42 @@ func (f *FS) content(n *inode) *file {
 func (f *file) Size() int64 { return f.size }
 
 // run maps logical block lblk: the result starts there.
-func (f *file) run(lblk uint64) (mapped, error) {
+func (f *file) run(lblk uint64) (block.Run, error) {
 	if !f.ino.has(flagExtents) {
 		return f.fs.indirectRun(f.ino, lblk)
 	}
 	if lblk >= logicalEnd {
-		return mapped{logical: lblk, count: 1 << 53}, nil // more than the rest of any file
+		return block.Run{Logical: lblk, Count: 1 << 53}, nil // more than the rest of any file
 	}
 	l := f.leaf.Load()
-	if l == nil || lblk < l.first || lblk >= l.end {
+	if l == nil || lblk < l.First || lblk >= l.End {
 		var err error
 		if l, err = f.fs.extentLeafAt(f.ino, lblk); err != nil {
-			return mapped{}, err
+			return block.Run{}, err
 		}
 		f.leaf.Store(l)
 	}
-	return l.find(lblk), nil
+	return l.Find(lblk), nil
 }
 
-// maxMerge bounds how many runs one span joins: a file whose every extent is adjacent to the
-// last must not make one call as long as the file.
-const maxMerge = 1024
-
-// span returns how many bytes from off on, at most n, lie together at byte phys of the volume,
-// or are zeros (phys 0).
-func (f *file) span(off, n int64) (length, phys int64, err error) {
+// Span is that of block.Content.
+func (f *file) Span(off, n int64) (length, place int64, err error) {
 	bs := int64(f.fs.sb.blockSize)
-	in := off % bs
-	for i := 0; i < maxMerge && length < n; i++ {
-		at := off + length
-		r, err := f.run(uint64(at / bs))
-		if err != nil {
-			if length > 0 {
-				return length, phys, nil // the error comes up when its own bytes are asked for
-			}
-			return 0, 0, err
-		}
-		start := int64(r.phys) * bs
-		if i == 0 {
-			if phys = start; phys != 0 {
-				phys += in
-			}
-		} else if phys == 0 && start != 0 || phys != 0 && start != phys+length {
-			break
-		}
-		room := n - length
-		if r.count <= uint64(room/bs)+1 {
-			room = min(room, int64(r.count)*bs-at%bs)
-		}
-		length += room
-	}
-	return length, phys, nil
+	return block.Span(bs, off, n, func(lblk uint64) (int64, uint64, error) {
+		r, err := f.run(lblk)
+		return r.Place(bs), r.Count, err
+	})
 }
 
-func (f *file) ReadAt(p []byte, off int64) (int, error) {
-	n, end := extent.CheckRead(f.size, p, off)
-	done := 0
-	for done < n {
-		length, phys, err := f.span(off+int64(done), int64(n-done))
-		if err != nil {
-			return done, err
-		}
-		q := p[done : done+int(length)]
-		if phys == 0 {
-			clear(q)
-		} else if got, err := extent.ReadFull(f.fs.dev, q, phys); err != nil {
-			return done + got, fmt.Errorf("ext4: inode %d at byte %d of the volume: %w", f.ino.num, phys+int64(got), err)
-		}
-		done += len(q)
-	}
-	return n, end
+// Failed is that of block.Content.
+func (f *file) Failed(place int64, err error) error {
+	return fmt.Errorf("ext4: inode %d at byte %d of the volume: %w", f.ino.num, place, err)
 }
+
+func (f *file) ReadAt(p []byte, off int64) (int, error) { return block.ReadAt(f.fs.dev, f, p, off) }
 
 func (f *file) Extent(off, max int64) (extent.Extent, error) {
-	max, err := extent.CheckExtent(f.size, off, max)
-	if err != nil {
-		return extent.Extent{}, err
-	}
-	length, phys, err := f.span(off, max)
-	if err != nil {
-		return extent.Extent{}, err
-	}
-	if phys == 0 {
-		return extent.Extent{Len: length, Zero: true}, nil
-	}
-	x, err := f.fs.dev.Extent(phys, length)
-	if err != nil {
-		if err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
-		return extent.Extent{}, fmt.Errorf("ext4: inode %d at byte %d of the volume: %w", f.ino.num, phys, err)
-	}
-	return x, nil
+	return block.Extent(f.fs.dev, f, off, max)
 }
 
 // Open returns a regular file's bytes. fsys.ErrIsDir, fsys.ErrNotRegular; fsys.ErrNoKey where

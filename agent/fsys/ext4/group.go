@@ -102,7 +102,7 @@ func (f *FS) groupCopy(g uint64, copyNr int) (groupDesc, error) {
 		return groupDesc{}, fsys.Corrupt("ext4", fmt.Sprintf("descriptor of group %d", g), 0, -1, "it is outside the file system")
 	}
 	off := int64(blk*s.blockSize + g%(s.blockSize/s.descSize)*s.descSize)
-	raw, err := f.meta.bytes(off, int(s.descSize))
+	raw, err := f.meta.Bytes(off, int(s.descSize))
 	if err != nil {
 		return groupDesc{}, fmt.Errorf("ext4: descriptor of group %d: %w", g, err)
 	}

@@ -190,7 +190,7 @@ func (h *hostile) inodeNum(num uint32) int {
 // block is the place of an object's logical block in the image.
 func (h *hostile) block(path string, lblk uint64) int {
 	n := must(h.fs.inode(h.ino(path)))
-	return int(must(h.fs.content(n).run(lblk)).phys * h.fs.sb.blockSize)
+	return int(must(h.fs.content(n).run(lblk)).Phys * h.fs.sb.blockSize)
 }
 
 // group is the place of the first group descriptor.

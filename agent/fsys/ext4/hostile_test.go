@@ -329,7 +329,7 @@ func eaInode(num func(*hostile) uint32) func(*hostile) {
 func journal32(off int, v uint32) func(*hostile) {
 	return func(h *hostile) {
 		n := must(h.fs.anyInode(8))
-		at := int(must(h.fs.content(n).run(uint64(off/1024))).phys)*1024 + off%1024
+		at := int(must(h.fs.content(n).run(uint64(off/1024))).Phys)*1024 + off%1024
 		h.b[at], h.b[at+1], h.b[at+2], h.b[at+3] = byte(v>>24), byte(v>>16), byte(v>>8), byte(v)
 	}
 }

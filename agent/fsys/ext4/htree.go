@@ -119,11 +119,11 @@ func (w *indexWalk) load(lblk uint64) ([]byte, int64, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	if r.phys == 0 {
+	if r.Phys == 0 {
 		return nil, 0, fmt.Errorf("%w: block %d is a hole", errBadIndex, lblk)
 	}
-	b, err := w.f.dirBlock(w.c.ino, lblk, r.phys)
-	return b, int64(r.phys * bs), err
+	b, err := w.f.dirBlock(w.c.ino, lblk, r.Phys)
+	return b, int64(r.Phys * bs), err
 }
 
 // push reads the index block lblk as the next level.

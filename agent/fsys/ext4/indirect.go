@@ -5,6 +5,7 @@ import (
 	"math"
 
 	"vmfr/agent/fsys"
+	"vmfr/agent/fsys/block"
 )
 
 // directBlocks is how many block numbers i_block holds itself. Three more name blocks of
@@ -13,7 +14,7 @@ const directBlocks = 12
 
 // indirectRun maps lblk by the block map. The result starts at lblk and runs on as far as the
 // same block of numbers tells.
-func (f *FS) indirectRun(n *inode, lblk uint64) (mapped, error) {
+func (f *FS) indirectRun(n *inode, lblk uint64) (block.Run, error) {
 	if lblk < directBlocks {
 		return f.pointerRun(n.num, n.block[:4*directBlocks], lblk, lblk, 1, -1)
 	}
@@ -27,26 +28,26 @@ func (f *FS) indirectRun(n *inode, lblk uint64) (mapped, error) {
 		rest -= span * perBlock
 		span *= perBlock
 	}
-	return mapped{logical: lblk, count: math.MaxInt64 - lblk}, nil
+	return block.Run{Logical: lblk, Count: math.MaxInt64 - lblk}, nil
 }
 
 // indirectWalk goes down from block top, each number of which covers span blocks, to index rest.
-func (f *FS) indirectWalk(n *inode, lblk, rest, span, top uint64) (mapped, error) {
+func (f *FS) indirectWalk(n *inode, lblk, rest, span, top uint64) (block.Run, error) {
 	perBlock := f.sb.blockSize / 4
 	for blk := top; ; {
 		if blk == 0 { // nothing is mapped below
-			return mapped{logical: lblk, count: span*perBlock - rest}, nil
+			return block.Run{Logical: lblk, Count: span*perBlock - rest}, nil
 		}
 		b, err := f.block("block map", n.num, blk)
 		if err != nil {
-			return mapped{}, err
+			return block.Run{}, err
 		}
 		i, in := rest/span, rest%span
 		num := uint64(binary.LittleEndian.Uint32(b[4*i:]))
 		if span == 1 || num == 0 {
 			r, err := f.pointerRun(n.num, b, i, lblk, span, int64(blk*f.sb.blockSize))
-			if r.phys == 0 && r.count > in {
-				r.count -= in
+			if r.Phys == 0 && r.Count > in {
+				r.Count -= in
 			}
 			return r, err
 		}
@@ -56,7 +57,7 @@ func (f *FS) indirectWalk(n *inode, lblk, rest, span, top uint64) (mapped, error
 
 // pointerRun returns the run that starts with number i of a list: consecutive numbers, or
 // zeros. Each number stands for span blocks; only zeros are looked at where span is not 1.
-func (f *FS) pointerRun(num uint32, list []byte, i, lblk, span uint64, off int64) (mapped, error) {
+func (f *FS) pointerRun(num uint32, list []byte, i, lblk, span uint64, off int64) (block.Run, error) {
 	total := uint64(len(list) / 4)
 	at := func(i uint64) uint64 { return uint64(binary.LittleEndian.Uint32(list[4*i:])) }
 	phys := at(i)
@@ -65,8 +66,8 @@ func (f *FS) pointerRun(num uint32, list []byte, i, lblk, span uint64, off int64
 		count++
 	}
 	if phys != 0 && !f.sb.validBlocks(phys, count) {
-		return mapped{}, fsys.Corrupt("ext4", "block map", fsys.Ino(num), off,
+		return block.Run{}, fsys.Corrupt("ext4", "block map", fsys.Ino(num), off,
 			"logical block %d: blocks %d to %d are outside the file system", lblk, phys, phys+count-1)
 	}
-	return mapped{logical: lblk, count: count * span, phys: phys}, nil
+	return block.Run{Logical: lblk, Count: count * span, Phys: phys}, nil
 }

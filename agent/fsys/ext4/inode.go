@@ -91,7 +91,7 @@ func (f *FS) anyInode(num uint32) (*inode, error) {
 		return nil, fmt.Errorf("inode %d: %w", num, err)
 	}
 	off := int64(d.inodeTable*s.blockSize + index*s.inodeSize) // group() checked the table's range
-	raw, err := f.meta.bytes(off, int(s.inodeSize))
+	raw, err := f.meta.Bytes(off, int(s.inodeSize))
 	if err != nil {
 		return nil, fmt.Errorf("ext4: inode %d: %w", num, err)
 	}

@@ -8,6 +8,7 @@ import (
 
 	"vmfr/agent/extent"
 	"vmfr/agent/fsys"
+	"vmfr/agent/fsys/block"
 	"vmfr/agent/fsys/ext4/jbd2"
 )
 
@@ -39,7 +40,7 @@ func replayJournal(r extent.Reader, sb *super, suspect bool, o Options) (extent.
 		return nil, journalState{}, fmt.Errorf("ext4: %w: the journal is on another device (%#x) and needs replay", fsys.ErrUnsupported, sb.journalDev)
 	}
 	// The log's block map needs but the smallest cache, which lives as long as the patches.
-	f := &FS{dev: r, sb: sb, meta: newMetaReader(r, sb.blockSize, 0)}
+	f := &FS{dev: r, sb: sb, meta: block.NewMeta(r, sb.blockSize, 0)}
 	journal, err := f.journalFile()
 	if err != nil {
 		return nil, journalState{}, fmt.Errorf("ext4: journal: %w", err)

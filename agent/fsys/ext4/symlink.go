@@ -3,6 +3,7 @@ package ext4
 import (
 	"fmt"
 
+	"vmfr/agent/extent"
 	"vmfr/agent/fsys"
 )
 
@@ -34,7 +35,7 @@ func (f *FS) Readlink(ino fsys.Ino) (string, error) {
 		b = n.block[:n.size]
 	default:
 		b = make([]byte, n.size)
-		if err = readFull(f.content(n), b, 0); err != nil {
+		if err = extent.ReadAllAt(f.content(n), b, 0); err != nil {
 			err = fmt.Errorf("symbolic link %d: %w", ino, err)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	iofs "io/fs"
 
+	"vmfr/agent/extent"
 	"vmfr/agent/fsys"
 )
 
@@ -218,7 +219,7 @@ func (f *FS) xattrValue(n *inode, a *xattrArea, e xattrEntry) ([]byte, error) {
 			return nil, err
 		}
 		copy(b, in)
-	} else if err := readFull(f.content(v), b, 0); err != nil {
+	} else if err := extent.ReadAllAt(f.content(v), b, 0); err != nil {
 		return nil, fmt.Errorf("attribute of inode %d: %w", n.num, err)
 	}
 	if got := crc32c(f.sb.csumSeed, b); got != hash && !lustre {

@@ -7,6 +7,7 @@ import (
 
 	"vmfr/agent/extent"
 	"vmfr/agent/fsys"
+	"vmfr/agent/fsys/block"
 )
 
 // file is the content of a regular file. It keeps its chain, at most 128 KiB.
@@ -47,8 +48,8 @@ func (f *FS) Open(ino fsys.Ino) (extent.Reader, error) {
 
 func (f *file) Size() int64 { return f.size }
 
-// span returns where byte off lies and how many bytes, at most n, lie together there.
-func (f *file) span(off, n int64) (at, length int64, err error) {
+// Span is that of block.Content. There are no holes.
+func (f *file) Span(off, n int64) (length, place int64, err error) {
 	g := f.fs.geo
 	logical := uint32(off / g.cluster)
 	if logical >= f.chain.count {
@@ -62,41 +63,19 @@ func (f *file) span(off, n int64) (at, length int64, err error) {
 		return 0, 0, err
 	}
 	in := off % g.cluster
-	return g.at(r.phys) + in, min(n, int64(r.count)*g.cluster-in), nil
+	return min(n, int64(r.count)*g.cluster-in), g.at(r.phys) + in, nil
 }
 
-func (f *file) ReadAt(p []byte, off int64) (int, error) {
-	n, end := extent.CheckRead(f.size, p, off)
-	done := 0
-	for done < n {
-		at, length, err := f.span(off+int64(done), int64(n-done))
-		if err != nil {
-			return done, err
-		}
-		got, err := extent.ReadFull(f.fs.dev, p[done:done+int(length)], at)
-		done += got
-		if err != nil {
-			return done, fmt.Errorf("fat: inode %d at byte %d of the volume: %w", f.ino, at+int64(got), err)
-		}
+// Failed is that of block.Content.
+func (f *file) Failed(place int64, err error) error {
+	if errors.Is(err, extent.ErrRange) { // the device ends before the file system does
+		err = io.ErrUnexpectedEOF
 	}
-	return n, end
+	return fmt.Errorf("fat: inode %d at byte %d of the volume: %w", f.ino, place, err)
 }
+
+func (f *file) ReadAt(p []byte, off int64) (int, error) { return block.ReadAt(f.fs.dev, f, p, off) }
 
 func (f *file) Extent(off, max int64) (extent.Extent, error) {
-	max, err := extent.CheckExtent(f.size, off, max)
-	if err != nil {
-		return extent.Extent{}, err
-	}
-	at, length, err := f.span(off, max)
-	if err != nil {
-		return extent.Extent{}, err
-	}
-	x, err := f.fs.dev.Extent(at, length)
-	if err != nil {
-		if err == io.EOF || errors.Is(err, extent.ErrRange) { // the device ends before the file system does
-			err = io.ErrUnexpectedEOF
-		}
-		return extent.Extent{}, fmt.Errorf("fat: inode %d at byte %d of the volume: %w", f.ino, at, err)
-	}
-	return x, nil
+	return block.Extent(f.fs.dev, f, off, max)
 }

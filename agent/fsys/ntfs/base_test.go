@@ -126,7 +126,7 @@ func (h *hostile) object(path string) *object { return must(h.fs.object(uint64(h
 // record is the place of an MFT record in the image.
 func (h *hostile) record(num uint64) int {
 	s := h.fs.mft.data
-	_, place, err := s.span(int64(num)*int64(h.fs.boot.record), 1)
+	_, place, err := s.Span(int64(num)*int64(h.fs.boot.record), 1)
 	if err != nil {
 		panic(err)
 	}
@@ -186,7 +186,7 @@ func (h *hostile) attr(num uint64, typ uint32, name string, edit func(b []byte))
 // block changes an index block of a directory.
 func (h *hostile) block(path string, i uint64, edit func(b []byte)) {
 	x := must(h.object(path).openIndex(nameI30))
-	_, place, err := x.alloc.(*stream).span(int64(i*x.block), 1)
+	_, place, err := x.alloc.(*stream).Span(int64(i*x.block), 1)
 	if err != nil {
 		panic(err)
 	}

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"math/bits"
 
@@ -151,10 +150,4 @@ func parseBoot(raw []byte, at int64) (*boot, error) {
 		b.mirror = 0 // it is of use only where the table's start cannot be read
 	}
 	return b, nil
-}
-
-// readFull is extent.ReadFull where only all of the bytes are of use.
-func readFull(r io.ReaderAt, p []byte, off int64) error {
-	_, err := extent.ReadFull(r, p, off)
-	return err
 }

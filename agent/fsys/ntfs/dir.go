@@ -73,7 +73,7 @@ func (l *listing) used(block uint64) (bool, error) {
 	if base := at &^ (int64(len(l.bits)) - 1); base != l.bitsAt {
 		clear(l.bits[:])
 		if n := min(int64(len(l.bits)), l.bitmap.Size()-base); n > 0 {
-			if err := readFull(l.bitmap, l.bits[:n], base); err != nil {
+			if err := extent.ReadAllAt(l.bitmap, l.bits[:n], base); err != nil {
 				return false, err
 			}
 		}

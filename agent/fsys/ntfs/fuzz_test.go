@@ -33,7 +33,7 @@ func FuzzImage(f *testing.F) {
 		}
 		x := must(n.openIndex(nameI30))
 		for i := range x.count {
-			_, at, err := x.alloc.(*stream).span(int64(i*x.block), 1)
+			_, at, err := x.alloc.(*stream).Span(int64(i*x.block), 1)
 			check(f, err)
 			for k := 0; k < int(x.block); k += stride {
 				owner[(int(at)+k)/stride] = protected{int(at), int(x.block)}

@@ -113,7 +113,7 @@ var hostileCases = []hostileCase{
 	{"root's child odd", rootOf("big", func(b []byte) { put64(b, 0x20+get16(b, 0x28)-8, 1) }), lookup("big", "aaa"), corrupt, "is at 1", ""},
 	{"torn index block", func(h *hostile) {
 		x := must(h.object("big").openIndex(nameI30))
-		_, at, _ := x.alloc.(*stream).span(int64(h.leaf()*x.block), 1)
+		_, at, _ := x.alloc.(*stream).Span(int64(h.leaf()*x.block), 1)
 		h.b[at+510]++
 	}, listDir("big"), corrupt, "torn write", ""},
 	{"index block's number", func(h *hostile) { h.block("big", h.leaf(), func(b []byte) { put64(b, 0x10, 800) }) }, listDir("big"), corrupt, "it says it is block 800", ""},
@@ -188,7 +188,7 @@ var hostileCases = []hostileCase{
 	{"log garbled", func(h *hostile) { copy(logFile(h), make([]byte, 9000)) }, warned("cannot be told"), nil, "", ""},
 	{"upper case", func(h *hostile) {
 		s := must(must(h.fs.object(upcaseRecord)).stream(must(must(h.fs.object(upcaseRecord)).find(typeData, nil))))
-		_, at, _ := s.span(0, 1)
+		_, at, _ := s.Span(0, 1)
 		clear(h.b[at : at+512])
 	}, warned("looked up slowly"), nil, "", ""},
 }

@@ -166,7 +166,7 @@ func firstEntry(edit func(b []byte)) func(*hostile) {
 // unit is the place in the image of the first compressed unit.
 func unit(h *hostile) []byte {
 	p := must(h.fs.Open(h.ino("c/text"))).(*packed)
-	_, place, err := p.span(0, 1)
+	_, place, err := p.Span(0, 1)
 	if err != nil {
 		panic(err)
 	}
@@ -202,7 +202,7 @@ func valueOf(path string, typ uint32, edit func(b []byte)) func(*hostile) {
 // logFile is $LogFile in the image.
 func logFile(h *hostile) []byte {
 	n := must(h.fs.object(logRecord))
-	_, at, err := must(n.stream(must(n.find(typeData, nil)))).span(0, 8192)
+	_, at, err := must(n.stream(must(n.find(typeData, nil)))).Span(0, 8192)
 	if err != nil {
 		panic(err)
 	}

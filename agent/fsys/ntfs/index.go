@@ -113,7 +113,7 @@ func (x *index) blockNode(i uint64) (node, error) {
 	}
 	c, err := x.f.meta.Get(metaKey{x.n.rec.num + 1, x.name, i}, func() (*metaChunk, error) {
 		b := make([]byte, x.block)
-		if err := readFull(x.alloc, b, int64(i*x.block)); err != nil {
+		if err := extent.ReadAllAt(x.alloc, b, int64(i*x.block)); err != nil {
 			return nil, fmt.Errorf("ntfs: index block %d of inode %d: %w", i, x.n.rec.num, err)
 		}
 		if string(b[:4]) != "INDX" {

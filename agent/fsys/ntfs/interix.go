@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"strings"
 
+	"vmfr/agent/extent"
 	"vmfr/agent/fsys"
 )
 
@@ -42,7 +43,7 @@ func (n *object) interix(std standard) (uint32, []byte, error) {
 		return 0, nil, err
 	}
 	b := make([]byte, r.Size())
-	if err := readFull(r, b[:interixMagic], 0); err != nil {
+	if err := extent.ReadAllAt(r, b[:interixMagic], 0); err != nil {
 		return 0, nil, err
 	}
 	var mode uint32
@@ -59,7 +60,7 @@ func (n *object) interix(std standard) (uint32, []byte, error) {
 	default:
 		return fsys.ModeRegular, nil, nil
 	}
-	return mode, b, readFull(r, b, 0)
+	return mode, b, extent.ReadAllAt(r, b, 0)
 }
 
 // device returns the numbers of a device node, of Interix or of WSL.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"vmfr/agent/cache"
+	"vmfr/agent/extent"
 	"vmfr/agent/fsys"
 )
 
@@ -69,7 +70,7 @@ func (f *FS) openMFT() (*masterTable, string, error) {
 // bareRecord reads one record at a byte of the volume.
 func (f *FS) bareRecord(off, num uint64) (record, error) {
 	b := make([]byte, f.boot.record)
-	if err := readFull(f.dev, b, int64(off)); err != nil {
+	if err := extent.ReadAllAt(f.dev, b, int64(off)); err != nil {
 		return record{}, fmt.Errorf("ntfs: MFT record %d: %w", num, err)
 	}
 	err := fixup(b)
@@ -171,7 +172,7 @@ func (f *FS) record(num uint64) (record, error) {
 	}
 	// A neighbour that cannot be read must not take this one with it.
 	b := make([]byte, size)
-	if err := readFull(m.data, b, int64(num*size)); err != nil {
+	if err := extent.ReadAllAt(m.data, b, int64(num*size)); err != nil {
 		return f.damagedRecord(num, err)
 	}
 	switch err := openRecord(b); {
@@ -213,7 +214,7 @@ func (f *FS) loadRecords(chunk uint64) (*metaChunk, error) {
 	off := int64(chunk) * mftChunk
 	end := int64(f.mft.records) * int64(size)
 	c := &metaChunk{b: make([]byte, min(mftChunk, end-off))}
-	if err := readFull(f.mft.data, c.b, off); err != nil {
+	if err := extent.ReadAllAt(f.mft.data, c.b, off); err != nil {
 		return nil, err
 	}
 	c.bad = make([]error, len(c.b)/size)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 
+	"vmfr/agent/extent"
 	"vmfr/agent/fsys"
 )
 
@@ -100,7 +101,7 @@ func (n *object) readList(l *attr) error {
 		s := &stream{fs: n.fs, ino: n.rec.num, size: int64(l.size), init: int64(l.init), pieces: []piece{{next: rl.end}}}
 		s.last.Store(rl)
 		b = make([]byte, l.size)
-		if err := readFull(s, b, 0); err != nil {
+		if err := extent.ReadAllAt(s, b, 0); err != nil {
 			return fmt.Errorf("attribute list of inode %d: %w", n.rec.num, err)
 		}
 	}
@@ -248,7 +249,7 @@ func (n *object) value(typ uint32, limit int64) ([]byte, error) {
 		return nil, fsys.Corrupt("ntfs", "MFT record", fsys.Ino(n.rec.num), -1, "an attribute of type %#x with %d bytes", typ, r.Size())
 	}
 	b := make([]byte, r.Size())
-	if err := readFull(r, b, 0); err != nil {
+	if err := extent.ReadAllAt(r, b, 0); err != nil {
 		return nil, fmt.Errorf("attribute of inode %d: %w", n.rec.num, err)
 	}
 	return b, nil

@@ -90,7 +90,7 @@ func (p *packed) inflate(dst []byte, u, n int64) error {
 	// Not bounded by the initialized size, which counts inflated bytes.
 	raw := &stream{fs: p.fs, ino: p.ino, size: u*p.unit + n, init: u*p.unit + n, owner: p.owner, typ: p.typ, name: p.stream.name, pieces: p.pieces}
 	raw.last.Store(p.last.Load())
-	if err := readFull(raw, src, u*p.unit); err != nil {
+	if err := extent.ReadAllAt(raw, src, u*p.unit); err != nil {
 		return err
 	}
 	if err := inflate(dst, src); err != nil {
@@ -118,7 +118,7 @@ func (p *packed) part(q []byte, off int64) error {
 		return nil
 	}
 	if n == p.unit {
-		return readFull(p.stream, q, off)
+		return extent.ReadAllAt(p.stream, q, off)
 	}
 	if int64(len(q)) == p.unit {
 		return p.inflate(q, u, n)

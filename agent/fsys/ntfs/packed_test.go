@@ -200,9 +200,9 @@ func BenchmarkInflate(b *testing.B) {
 	n, err := p.stored(0)
 	check(b, err)
 	src, dst := make([]byte, n), make([]byte, p.unit)
-	_, place, err := p.span(0, n)
+	_, place, err := p.Span(0, n)
 	check(b, err)
-	check(b, readFull(fs.dev, src, place))
+	check(b, extent.ReadAllAt(fs.dev, src, place))
 	b.SetBytes(p.unit)
 	for b.Loop() {
 		check(b, inflate(dst, src))

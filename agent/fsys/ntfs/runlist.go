@@ -7,6 +7,9 @@ import (
 	"vmfr/agent/fsys"
 )
 
+// hole is the logical cluster of what is not allocated.
+const hole = -1
+
 // run is a part of a stream that lies together: up to the next run's first cluster.
 type run struct {
 	vcn uint64 // first virtual cluster

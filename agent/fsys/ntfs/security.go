@@ -103,7 +103,7 @@ func (s *securityIndex) read(id uint32) ([]byte, error) {
 		return bad("%d bytes at %d", size, off)
 	}
 	b := make([]byte, size)
-	if err := readFull(s.sds, b, int64(off)); err != nil {
+	if err := extent.ReadAllAt(s.sds, b, int64(off)); err != nil {
 		return nil, fmt.Errorf("$Secure: descriptor %d: %w", id, err)
 	}
 	if string(b[:sdsHeader]) != string(value[:sdsHeader]) {

@@ -3,12 +3,12 @@ package ntfs
 import (
 	"bytes"
 	"fmt"
-	"io"
 	"sort"
 	"sync/atomic"
 
 	"vmfr/agent/extent"
 	"vmfr/agent/fsys"
+	"vmfr/agent/fsys/block"
 )
 
 // piece is a part of a mapped attribute: one entry of the attribute list.
@@ -108,88 +108,34 @@ func (s *stream) runsAt(vcn uint64) (*runList, error) {
 	return rd, nil
 }
 
-// maxMerge bounds how many runs one span joins.
-const maxMerge = 1024
-
-// hole is the place of what is not allocated.
-const hole = -1
-
-// span returns how many bytes from off on, at most n, lie together at byte place of the volume,
-// or are zeros (hole).
-func (s *stream) span(off, n int64) (length, place int64, err error) {
+// Span is that of block.Content.
+func (s *stream) Span(off, n int64) (length, place int64, err error) {
 	if off >= s.init {
-		return n, hole, nil
+		return n, block.Hole, nil
 	}
-	n = min(n, s.init-off)
 	cs := int64(s.fs.boot.cluster)
-	for i := 0; i < maxMerge && length < n; i++ {
-		at := off + length
-		vcn := uint64(at / cs)
+	return block.Span(cs, off, min(n, s.init-off), func(vcn uint64) (int64, uint64, error) {
 		rl, err := s.runsAt(vcn)
 		if err != nil {
-			if length > 0 {
-				return length, place, nil // the error comes up when its own bytes are asked for
-			}
 			return 0, 0, err
 		}
 		lcn, count := rl.at(vcn)
-		start := int64(hole)
-		if lcn != hole {
-			start = lcn*cs + at%cs
+		if lcn == hole {
+			return block.Hole, count, nil
 		}
-		if i == 0 {
-			place = start
-		} else if place == hole && start != hole || place != hole && start != place+length {
-			break
-		}
-		room := n - length
-		if count <= uint64(room/cs)+1 {
-			room = min(room, int64(count)*cs-at%cs)
-		}
-		length += room
-	}
-	return length, place, nil
+		return lcn * cs, count, nil
+	})
+}
+
+// Failed is that of block.Content.
+func (s *stream) Failed(place int64, err error) error {
+	return fmt.Errorf("ntfs: inode %d at byte %d of the volume: %w", s.ino, place, err)
 }
 
 func (s *stream) Size() int64 { return s.size }
 
-func (s *stream) ReadAt(p []byte, off int64) (int, error) {
-	n, end := extent.CheckRead(s.size, p, off)
-	done := 0
-	for done < n {
-		length, place, err := s.span(off+int64(done), int64(n-done))
-		if err != nil {
-			return done, err
-		}
-		q := p[done : done+int(length)]
-		if place == hole {
-			clear(q)
-		} else if got, err := extent.ReadFull(s.fs.dev, q, place); err != nil {
-			return done + got, fmt.Errorf("ntfs: inode %d at byte %d of the volume: %w", s.ino, place+int64(got), err)
-		}
-		done += len(q)
-	}
-	return n, end
-}
+func (s *stream) ReadAt(p []byte, off int64) (int, error) { return block.ReadAt(s.fs.dev, s, p, off) }
 
 func (s *stream) Extent(off, max int64) (extent.Extent, error) {
-	max, err := extent.CheckExtent(s.size, off, max)
-	if err != nil {
-		return extent.Extent{}, err
-	}
-	length, place, err := s.span(off, max)
-	if err != nil {
-		return extent.Extent{}, err
-	}
-	if place == hole {
-		return extent.Extent{Len: length, Zero: true}, nil
-	}
-	x, err := s.fs.dev.Extent(place, length)
-	if err != nil {
-		if err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
-		return extent.Extent{}, fmt.Errorf("ntfs: inode %d at byte %d of the volume: %w", s.ino, place, err)
-	}
-	return x, nil
+	return block.Extent(s.fs.dev, s, off, max)
 }

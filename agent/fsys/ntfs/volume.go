@@ -8,6 +8,7 @@ import (
 	"math/bits"
 	"slices"
 
+	"vmfr/agent/extent"
 	"vmfr/agent/fsys"
 )
 
@@ -118,7 +119,7 @@ func (f *FS) logClean() (bool, error) {
 	clean, newest, found := false, uint64(0), false
 	for off, page := int64(0), int64(4096); off <= page; off += page {
 		b := make([]byte, 4096)
-		if err := readFull(s, b, off); err != nil {
+		if err := extent.ReadAllAt(s, b, off); err != nil {
 			return false, err
 		}
 		if off == 0 && len(bytes.Trim(b, "\xff")) == 0 {
@@ -169,7 +170,7 @@ func (f *FS) hibernated() bool {
 		return false
 	}
 	b := make([]byte, 4)
-	return readFull(r, b, 0) == nil && string(bytes.ToLower(b)) == "hibr"
+	return extent.ReadAllAt(r, b, 0) == nil && string(bytes.ToLower(b)) == "hibr"
 }
 
 // maxCountedBitmap bounds what Info reads to count free clusters and records: 4 TiB of clusters
@@ -219,13 +220,13 @@ func (f *FS) free(num uint64, typ uint32, count uint64) (uint64, error) {
 	buf := make([]byte, min(whole+1, 1<<20))
 	for off := int64(0); off < whole; off += int64(len(buf)) {
 		buf = buf[:min(int64(len(buf)), whole-off)]
-		if err := readFull(r, buf, off); err != nil {
+		if err := extent.ReadAllAt(r, buf, off); err != nil {
 			return 0, err
 		}
 		used += ones(buf)
 	}
 	if rest := count % 8; rest > 0 && whole == int64(count/8) {
-		if err := readFull(r, buf[:1], whole); err != nil {
+		if err := extent.ReadAllAt(r, buf[:1], whole); err != nil {
 			return 0, err
 		}
 		used += uint64(bits.OnesCount8(buf[0] & (1<<rest - 1)))

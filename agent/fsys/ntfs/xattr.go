@@ -118,7 +118,7 @@ func (n *object) streamXattrs(out map[string][]byte) error {
 			return fmt.Errorf("stream %q: %w", decodeName(s.name), err)
 		}
 		b := make([]byte, r.Size())
-		if err := readFull(r, b, 0); err != nil {
+		if err := extent.ReadAllAt(r, b, 0); err != nil {
 			return fmt.Errorf("stream %q: %w", decodeName(s.name), err)
 		}
 		out[name] = b

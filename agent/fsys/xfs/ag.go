@@ -54,7 +54,7 @@ func (f *FS) groupCounts(ag uint64) (counts, error) {
 	start := int64(ag * s.agBlocks * s.blockSize)
 	header := func(sector int64, magic uint32, crc int, what string) (*ondisk.View, error) {
 		off := start + sector*int64(s.sectorSize)
-		b, err := f.meta.bytes(off, int(s.sectorSize))
+		b, err := f.meta.Bytes(off, int(s.sectorSize))
 		if err != nil {
 			return nil, fmt.Errorf("xfs: %s of allocation group %d: %w", what, ag, err)
 		}

@@ -153,11 +153,11 @@ func (f *FS) leafAttrs(n *inode, set *attrSet) error {
 	t := &daTree{f: f, m: m, what: "extended attributes"}
 	t.read = func(lblk uint64) ([]byte, int64, error) {
 		r, err := m.at(lblk)
-		if err != nil || r.phys == 0 {
+		if err != nil || r.Phys == 0 {
 			return nil, 0, err
 		}
-		b, err := f.blocks(t.what, n.num, r.phys, 1)
-		return b, int64(r.phys * f.sb.blockSize), err
+		b, err := f.blocks(t.what, n.num, r.Phys, 1)
+		return b, int64(r.Phys * f.sb.blockSize), err
 	}
 	d, err := t.descend(0, 0)
 	if err != nil {

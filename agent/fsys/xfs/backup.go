@@ -40,7 +40,7 @@ func superAt(r extent.Reader, off int64) ([]byte, error) {
 		return nil, fsys.ErrNotRecognized
 	}
 	b := make([]byte, min(maxSector, r.Size()-off))
-	if err := readFull(r, b, off); err != nil {
+	if err := extent.ReadAllAt(r, b, off); err != nil {
 		return nil, fmt.Errorf("xfs: superblock: %w", err)
 	}
 	return b, nil

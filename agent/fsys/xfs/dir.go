@@ -79,19 +79,19 @@ func (f *FS) dirBytes(m *mapping, what string, lblk uint64) (b []byte, off int64
 		if err != nil {
 			return nil, 0, err
 		}
-		if r.phys == 0 {
+		if r.Phys == 0 {
 			if have == 0 {
 				return nil, 0, nil
 			}
 			return nil, 0, m.bad(off, "a hole within the block at logical block %d", lblk)
 		}
-		count := min(r.count, want-have)
-		piece, err := f.blocks(what, m.num, r.phys, count)
+		count := min(r.Count, want-have)
+		piece, err := f.blocks(what, m.num, r.Phys, count)
 		if err != nil {
 			return nil, 0, err
 		}
 		if have == 0 {
-			off = int64(r.phys * f.sb.blockSize)
+			off = int64(r.Phys * f.sb.blockSize)
 			b = piece
 		} else {
 			b = append(b[:len(b):len(b)], piece...)
@@ -157,7 +157,7 @@ func (sc *dirScan) walk(from uint64, visit func(*dirent) bool) error {
 			if err != nil {
 				return err
 			}
-			skip := min(r.count, sc.n.size/s.blockSize) * s.blockSize
+			skip := min(r.Count, sc.n.size/s.blockSize) * s.blockSize
 			base += max(skip-skip%s.dirSize, s.dirSize)
 			continue
 		case sc.entries(a, in, visit):

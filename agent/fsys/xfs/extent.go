@@ -2,10 +2,10 @@ package xfs
 
 import (
 	"encoding/binary"
-	"sort"
 	"sync/atomic"
 
 	"vmfr/agent/fsys"
+	"vmfr/agent/fsys/block"
 )
 
 // The map of a fork. An extent record is 16 bytes: unwritten (1 bit), offset in the file (54),
@@ -27,38 +27,6 @@ const (
 	logicalEnd     = 1 << 54 // one past the last block of a file
 )
 
-// run is a part of a fork: count blocks from logical on lie at linear block phys, or are zeros
-// where phys is 0 (a hole or an unwritten extent).
-type run struct {
-	logical, count, phys uint64
-}
-
-// leaf is one decoded list of extents: all that is mapped of logical blocks [first, end).
-type leaf struct {
-	first, end uint64
-	runs       []run // ascending, disjoint, inside [first, end)
-}
-
-// find returns the run from lblk on, first <= lblk < end.
-func (l *leaf) find(lblk uint64) run {
-	i := sort.Search(len(l.runs), func(i int) bool { return l.runs[i].logical > lblk })
-	if i > 0 {
-		r := l.runs[i-1]
-		if in := lblk - r.logical; in < r.count {
-			r.logical, r.count = lblk, r.count-in
-			if r.phys != 0 {
-				r.phys += in
-			}
-			return r
-		}
-	}
-	end := l.end
-	if i < len(l.runs) {
-		end = l.runs[i].logical
-	}
-	return run{logical: lblk, count: end - lblk}
-}
-
 // mapping is the map of one fork. It keeps the root and one decoded leaf of the tree (at most
 // 4,092 extents), however fragmented the fork is.
 type mapping struct {
@@ -67,7 +35,7 @@ type mapping struct {
 	off  int64  // of the inode, for errors
 	what string // "extent map", for errors
 	root []byte // of the tree; nil: last holds everything, always
-	last atomic.Pointer[leaf]
+	last atomic.Pointer[block.Leaf]
 }
 
 // mapping prepares the map of one of the inode's forks; what names it in errors.
@@ -97,41 +65,41 @@ func (m *mapping) bad(off int64, reason string, args ...any) error {
 }
 
 // at maps logical block lblk: the result starts there.
-func (m *mapping) at(lblk uint64) (run, error) {
+func (m *mapping) at(lblk uint64) (block.Run, error) {
 	if lblk >= logicalEnd {
-		return run{logical: lblk, count: 1 << 55}, nil // more than the rest of any file
+		return block.Run{Logical: lblk, Count: 1 << 55}, nil // more than the rest of any file
 	}
 	l := m.last.Load()
-	if l == nil || lblk < l.first || lblk >= l.end {
+	if l == nil || lblk < l.First || lblk >= l.End {
 		var err error
 		if l, err = m.leafAt(lblk); err != nil {
-			return run{}, err
+			return block.Run{}, err
 		}
 		m.last.Store(l)
 	}
-	return l.find(lblk), nil
+	return l.Find(lblk), nil
 }
 
 // records decodes and checks the extents of a leaf that covers [first, end).
-func (m *mapping) records(b []byte, first, end uint64, off int64) (*leaf, error) {
-	l := &leaf{first: first, end: end, runs: make([]run, 0, len(b)/recordSize)}
+func (m *mapping) records(b []byte, first, end uint64, off int64) (*block.Leaf, error) {
+	l := &block.Leaf{First: first, End: end, Runs: make([]block.Run, 0, len(b)/recordSize)}
 	next := first
 	for ; len(b) > 0; b = b[recordSize:] {
 		hi, lo := binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:])
 		addr := hi&0x1FF<<43 | lo>>21
-		r := run{logical: hi >> 9 & (logicalEnd - 1), count: lo & 0x1FFFFF}
-		if r.count == 0 || r.logical < next || r.logical+r.count > end {
-			return nil, m.bad(off, "extent of %d blocks at logical block %d, where [%d, %d) is free", r.count, r.logical, next, end)
+		r := block.Run{Logical: hi >> 9 & (logicalEnd - 1), Count: lo & 0x1FFFFF}
+		if r.Count == 0 || r.Logical < next || r.Logical+r.Count > end {
+			return nil, m.bad(off, "extent of %d blocks at logical block %d, where [%d, %d) is free", r.Count, r.Logical, next, end)
 		}
-		phys, ok := m.fs.sb.linear(addr, r.count)
+		phys, ok := m.fs.sb.linear(addr, r.Count)
 		if !ok {
-			return nil, m.bad(off, "logical block %d: %d blocks at address %#x are outside the allocation groups", r.logical, r.count, addr)
+			return nil, m.bad(off, "logical block %d: %d blocks at address %#x are outside the allocation groups", r.Logical, r.Count, addr)
 		}
 		if unwritten := hi>>63 != 0; !unwritten {
-			r.phys = phys
+			r.Phys = phys
 		}
-		next = r.logical + r.count
-		l.runs = append(l.runs, r)
+		next = r.Logical + r.Count
+		l.Runs = append(l.Runs, r)
 	}
 	return l, nil
 }
@@ -184,7 +152,7 @@ func (m *mapping) step(n bmbtNode, first, end, lblk uint64, off int64) (child, l
 
 // leafAt walks from the root to the leaf that covers lblk. Levels fall by one with every step, so
 // the walk ends.
-func (m *mapping) leafAt(lblk uint64) (*leaf, error) {
+func (m *mapping) leafAt(lblk uint64) (*block.Leaf, error) {
 	s := m.fs.sb
 	node, err := m.parseRoot()
 	if err != nil {

@@ -2,10 +2,10 @@ package xfs
 
 import (
 	"fmt"
-	"io"
 
 	"vmfr/agent/extent"
 	"vmfr/agent/fsys"
+	"vmfr/agent/fsys/block"
 )
 
 // file is the content of a regular file.
@@ -18,80 +18,24 @@ var _ extent.Reader = (*file)(nil)
 
 func (f *file) Size() int64 { return f.size }
 
-// maxMerge bounds how many runs one span joins: a file whose every extent is adjacent to the
-// last must not make one call as long as the file.
-const maxMerge = 1024
-
-// span returns how many bytes from off on, at most n, lie together at byte phys of the volume,
-// or are zeros (phys 0).
-func (f *file) span(off, n int64) (length, phys int64, err error) {
+// Span is that of block.Content.
+func (f *file) Span(off, n int64) (length, place int64, err error) {
 	bs := int64(f.fs.sb.blockSize)
-	in := off % bs
-	for i := 0; i < maxMerge && length < n; i++ {
-		at := off + length
-		r, err := f.at(uint64(at / bs))
-		if err != nil {
-			if length > 0 {
-				return length, phys, nil // the error comes up when its own bytes are asked for
-			}
-			return 0, 0, err
-		}
-		start := int64(r.phys) * bs
-		if i == 0 {
-			if phys = start; phys != 0 {
-				phys += in
-			}
-		} else if phys == 0 && start != 0 || phys != 0 && start != phys+length {
-			break
-		}
-		room := n - length
-		if r.count <= uint64(room/bs)+1 {
-			room = min(room, int64(r.count)*bs-at%bs)
-		}
-		length += room
-	}
-	return length, phys, nil
+	return block.Span(bs, off, n, func(lblk uint64) (int64, uint64, error) {
+		r, err := f.at(lblk)
+		return r.Place(bs), r.Count, err
+	})
 }
 
-func (f *file) ReadAt(p []byte, off int64) (int, error) {
-	n, end := extent.CheckRead(f.size, p, off)
-	done := 0
-	for done < n {
-		length, phys, err := f.span(off+int64(done), int64(n-done))
-		if err != nil {
-			return done, err
-		}
-		q := p[done : done+int(length)]
-		if phys == 0 {
-			clear(q)
-		} else if got, err := extent.ReadFull(f.fs.dev, q, phys); err != nil {
-			return done + got, fmt.Errorf("xfs: inode %d at byte %d of the volume: %w", f.num, phys+int64(got), err)
-		}
-		done += len(q)
-	}
-	return n, end
+// Failed is that of block.Content.
+func (f *file) Failed(place int64, err error) error {
+	return fmt.Errorf("xfs: inode %d at byte %d of the volume: %w", f.num, place, err)
 }
+
+func (f *file) ReadAt(p []byte, off int64) (int, error) { return block.ReadAt(f.fs.dev, f, p, off) }
 
 func (f *file) Extent(off, max int64) (extent.Extent, error) {
-	max, err := extent.CheckExtent(f.size, off, max)
-	if err != nil {
-		return extent.Extent{}, err
-	}
-	length, phys, err := f.span(off, max)
-	if err != nil {
-		return extent.Extent{}, err
-	}
-	if phys == 0 {
-		return extent.Extent{Len: length, Zero: true}, nil
-	}
-	x, err := f.fs.dev.Extent(phys, length)
-	if err != nil {
-		if err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
-		return extent.Extent{}, fmt.Errorf("xfs: inode %d at byte %d of the volume: %w", f.num, phys, err)
-	}
-	return x, nil
+	return block.Extent(f.fs.dev, f, off, max)
 }
 
 // Open returns a regular file's bytes. fsys.ErrIsDir, fsys.ErrNotRegular; fsys.ErrUnsupported

@@ -158,12 +158,12 @@ const leafBlock = leafOffset / 1024
 // block is the place of an object's logical block in the image.
 func (h *hostile) block(path string, lblk uint64) int {
 	n := must(h.fs.inode(h.ino(path)))
-	return int(must(must(h.fs.mapping(n, &n.data, "map")).at(lblk)).phys * h.fs.sb.blockSize)
+	return int(must(must(h.fs.mapping(n, &n.data, "map")).at(lblk)).Phys * h.fs.sb.blockSize)
 }
 
 func (h *hostile) attrBlock(path string, lblk uint64) int {
 	n := must(h.fs.inode(h.ino(path)))
-	return int(must(must(h.fs.mapping(n, &n.attr, "map")).at(lblk)).phys * h.fs.sb.blockSize)
+	return int(must(must(h.fs.mapping(n, &n.attr, "map")).at(lblk)).Phys * h.fs.sb.blockSize)
 }
 
 // at follows a block address of 8 bytes that is stored at off. In the only AG it is a block's number.

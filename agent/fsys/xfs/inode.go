@@ -86,7 +86,7 @@ func (f *FS) inode(ino fsys.Ino) (*inode, error) {
 			return nil, notExist(ino)
 		}
 	}
-	raw, err := f.meta.bytes(off, int(f.sb.inodeSize))
+	raw, err := f.meta.Bytes(off, int(f.sb.inodeSize))
 	if err != nil {
 		return nil, fmt.Errorf("xfs: inode %d: %w", ino, err)
 	}

@@ -52,7 +52,7 @@ func TestFragmented(t *testing.T) {
 	if _, err := io.Copy(io.Discard, io.NewSectionReader(r, 0, r.Size())); err != nil {
 		t.Fatal(err)
 	}
-	if kept := len(r.(*file).last.Load().runs); kept > (1024-bmbtHeaderV5)/recordSize {
+	if kept := len(r.(*file).last.Load().Runs); kept > (1024-bmbtHeaderV5)/recordSize {
 		t.Errorf("%d extents are kept", kept)
 	}
 }

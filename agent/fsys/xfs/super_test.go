@@ -40,7 +40,7 @@ func TestBackupSuperblock(t *testing.T) {
 	for _, opts := range [][]string{{"-d", "agcount=2"}, {"-b", "size=1024"}, {"-d", "agcount=7", "-s", "size=4096"}} {
 		img, want := smallImage(t, opts...)
 		primary := make([]byte, 512)
-		if err := readFull(fixture.OpenRaw(t, img), primary, 0); err != nil {
+		if err := extent.ReadAllAt(fixture.OpenRaw(t, img), primary, 0); err != nil {
 			t.Fatal(err)
 		}
 		for name, damage := range map[string]func([]byte){
@@ -192,7 +192,7 @@ func TestBackupSuperblockDirty(t *testing.T) {
 		t.Fatal(err)
 	}
 	b := make([]byte, 512)
-	if err := readFull(fixture.OpenRaw(t, img), b, 0); err != nil {
+	if err := extent.ReadAllAt(fixture.OpenRaw(t, img), b, 0); err != nil {
 		t.Fatal(err)
 	}
 	b[87]++ // blocks in a group

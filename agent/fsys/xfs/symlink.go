@@ -49,17 +49,17 @@ func (f *FS) remoteTarget(n *inode) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		if r.phys == 0 || lblk >= blocks {
+		if r.Phys == 0 || lblk >= blocks {
 			return nil, n.bad("symbolic link", "%d of %d bytes have a block", len(out), n.size)
 		}
-		count := min(r.count, blocks-lblk)
-		b, err := f.blocks("symbolic link", n.num, r.phys, count)
+		count := min(r.Count, blocks-lblk)
+		b, err := f.blocks("symbolic link", n.num, r.Phys, count)
 		if err != nil {
 			return nil, err
 		}
 		want := int(n.size) - len(out)
 		if s.v5 {
-			if b, err = s.piece(b, symlinkMagic, "symbolic link", n.num, int64(r.phys*s.blockSize), len(out), want); err != nil {
+			if b, err = s.piece(b, symlinkMagic, "symbolic link", n.num, int64(r.Phys*s.blockSize), len(out), want); err != nil {
 				return nil, err
 			}
 		}
