@@ -44,11 +44,7 @@ func (h *handler) archive(w *response, r *http.Request) {
 	if resumable && format != "tar" {
 		q.fail(badParameter("resumable", "only format=tar can be resumed"))
 	}
-	if q.err != nil {
-		h.fail(w, r, q.err)
-		return
-	}
-	done, ok := h.job(w, r)
+	done, ok := h.job(w, r, q)
 	if !ok {
 		return
 	}

@@ -50,21 +50,12 @@ func (h *handler) digest(ctx context.Context, w *response, n tree.Node, path, al
 func (h *handler) checksum(w *response, r *http.Request) {
 	q := parameters(r, "path", "algorithm")
 	path, algorithm := q.path("path"), q.choice("algorithm", "sha256", "sha512", "blake3")
-	if q.err != nil {
-		h.fail(w, r, q.err)
-		return
-	}
-	done, ok := h.job(w, r)
+	done, ok := h.job(w, r, q)
 	if !ok {
 		return
 	}
 	defer done()
-	n, err := h.tree.Resolve(path, true)
-	h.cfg.Counters.Count(tree.OpLookup)
-	var a fsys.Attr
-	if err == nil {
-		a, err = h.tree.Attr(n)
-	}
+	n, a, err := h.find(path)
 	var sum []byte
 	if err == nil {
 		sum, err = h.digest(r.Context(), w, n, path, algorithm)
@@ -102,21 +93,12 @@ const knownSize = 160
 func (h *handler) manifest(w *response, r *http.Request) {
 	q := parameters(r, "path", "algorithm")
 	path, algorithm := q.path("path"), q.choice("algorithm", "sha256", "sha512", "blake3")
-	if q.err != nil {
-		h.fail(w, r, q.err)
-		return
-	}
-	done, ok := h.job(w, r)
+	done, ok := h.job(w, r, q)
 	if !ok {
 		return
 	}
 	defer done()
-	n, err := h.tree.Resolve(path, true)
-	h.cfg.Counters.Count(tree.OpLookup)
-	var a fsys.Attr
-	if err == nil {
-		a, err = h.tree.Attr(n)
-	}
+	n, a, err := h.find(path)
 	if err == nil && !a.IsDir() {
 		err = fsys.ErrNotDir
 	}

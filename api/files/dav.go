@@ -42,12 +42,7 @@ func (h *handler) serveDAV(w *response, r *http.Request) {
 		h.refuse(w, r, http.StatusBadRequest, "bad_path", "The path cannot be used: "+err.Error()+".", "Percent-encode each name of the path by itself.")
 		return
 	}
-	n, err := h.tree.Resolve("/"+strings.Join(names, "/"), true)
-	h.cfg.Counters.Count(tree.OpLookup)
-	var a fsys.Attr
-	if err == nil {
-		a, err = h.tree.Attr(n)
-	}
+	n, a, err := h.find("/" + strings.Join(names, "/"))
 	if err == nil && dir && !a.IsDir() && len(names) > 0 {
 		err = fsys.ErrNotDir
 	}

@@ -59,11 +59,7 @@ func (h *handler) diff(w *response, r *http.Request) {
 	q := parameters(r, "from", "to", "content")
 	paths := [2]string{q.path("from"), q.path("to")}
 	byContent := q.flag("content")
-	if q.err != nil {
-		h.fail(w, r, q.err)
-		return
-	}
-	done, ok := h.job(w, r)
+	done, ok := h.job(w, r, q)
 	if !ok {
 		return
 	}
@@ -72,11 +68,7 @@ func (h *handler) diff(w *response, r *http.Request) {
 	var attrs [2]fsys.Attr
 	for i, p := range paths {
 		var err error
-		nodes[i], err = h.tree.Resolve(p, true)
-		h.cfg.Counters.Count(tree.OpLookup)
-		if err == nil {
-			attrs[i], err = h.tree.Attr(nodes[i])
-		}
+		nodes[i], attrs[i], err = h.find(p)
 		if err != nil {
 			h.fail(w, r, err)
 			return

@@ -328,8 +328,13 @@ func (h *handler) metrics(w *response, r *http.Request) {
 	h.cfg.Metrics.ServeHTTP(w, r)
 }
 
-// job begins a request that works for long. It is to be ended by done; false: it is answered.
-func (h *handler) job(w *response, r *http.Request) (done func(), ok bool) {
+// job begins a request that works for long, with the parameters q. It is to be ended by done;
+// false: it is answered, because q has a mistake or too many are under way.
+func (h *handler) job(w *response, r *http.Request, q *params) (done func(), ok bool) {
+	if q.err != nil {
+		h.fail(w, r, q.err)
+		return nil, false
+	}
 	select {
 	case h.jobs <- struct{}{}:
 		return func() { <-h.jobs }, true

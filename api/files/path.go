@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"strings"
 
+	"vmfr/agent/fsys"
 	"vmfr/agent/tree"
 )
 
@@ -112,4 +113,14 @@ func flag(q url.Values, name string) bool {
 		return true
 	}
 	return false
+}
+
+// find follows a path to what is there.
+func (h *handler) find(path string) (n tree.Node, a fsys.Attr, err error) {
+	n, err = h.tree.Resolve(path, true)
+	h.cfg.Counters.Count(tree.OpLookup)
+	if err == nil {
+		a, err = h.tree.Attr(n)
+	}
+	return n, a, err
 }

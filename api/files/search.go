@@ -103,11 +103,7 @@ func (h *handler) search(w *response, r *http.Request) {
 	if q.err == nil {
 		s.Roots, run.roots, q.err = h.searchRoots(run, paths, backups)
 	}
-	if q.err != nil {
-		h.fail(w, r, q.err)
-		return
-	}
-	done, ok := h.job(w, r)
+	done, ok := h.job(w, r, q)
 	if !ok {
 		return
 	}
@@ -202,12 +198,7 @@ func (h *handler) searchRoots(run *searchRun, paths, backups []string) (roots []
 		}
 	}
 	for _, p := range paths {
-		n, err := h.tree.Resolve(p, true)
-		h.cfg.Counters.Count(tree.OpLookup)
-		if err != nil {
-			return nil, nil, err
-		}
-		a, err := h.tree.Attr(n)
+		n, a, err := h.find(p)
 		if err != nil {
 			return nil, nil, err
 		}

@@ -37,11 +37,7 @@ func (h *handler) versions(w *response, r *http.Request) {
 	if len(namesOf(path)) == 0 {
 		q.fail(badParameter("path", "it begins with a disk: rootdisk/etc/hosts"))
 	}
-	if q.err != nil {
-		h.fail(w, r, q.err)
-		return
-	}
-	done, ok := h.job(w, r)
+	done, ok := h.job(w, r, q)
 	if !ok {
 		return
 	}
