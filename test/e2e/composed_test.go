@@ -115,48 +115,8 @@ func makeServer(t *testing.T) server {
 
 	fixture.Sparse(t, s.srv, srvSize)
 	fixture.Ext4At(t, s.srv, 0, srvSize, filepath.Join(src, "srv"))
-	stripe(t, s.srv, s.data0, s.data1)
+	fixture.Stripe(t, s.srv, "data-vg", "srv", srvSize/2+8*mib, s.data0, s.data1)
 	return s
-}
-
-// stripe puts flat into the volume data-vg/srv of two stripes of 64 KiB. Without device mapper
-// nothing is mapped here; a new group's first extents begin at the data alignment of each disk.
-func stripe(t *testing.T, flat string, disks ...string) {
-	t.Helper()
-	const start, size = 1 << 20, 64 << 10
-	var loops []string
-	for _, d := range disks {
-		fixture.Sparse(t, d, srvSize/2+8*mib)
-		l := strings.TrimSpace(fixture.Run(t, "losetup", "-f", "--show", d))
-		defer fixture.Run(t, "losetup", "-d", l)
-		loops = append(loops, l)
-	}
-	conf := fmt.Sprintf(`devices{filter=["a|^%s$|","a|^%s$|","r|.*|"] use_devicesfile=0} activation{udev_sync=0 udev_rules=0} backup{backup=0 archive=0}`, loops[0], loops[1])
-	for _, args := range [][]string{
-		append([]string{"pvcreate", "--dataalignment", "1m"}, loops...),
-		append([]string{"vgcreate", "-s", "4m", "data-vg"}, loops...),
-		{"lvcreate", "-an", "-Zn", "-Wn", "-i", "2", "-I", "64", "-L", fmt.Sprintf("%dm", srvSize/mib), "-n", "srv", "data-vg"},
-	} {
-		fixture.Run(t, args[0], append([]string{"--driverloaded", "n", "--config", conf}, args[1:]...)...)
-	}
-	b, err := os.ReadFile(flat)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i, d := range disks {
-		f, err := os.OpenFile(d, os.O_WRONLY, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for n := i; n*size < len(b); n += len(disks) {
-			if _, err := f.WriteAt(b[n*size:(n+1)*size], int64(start+n/len(disks)*size)); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := f.Close(); err != nil {
-			t.Fatal(err)
-		}
-	}
 }
 
 // TestComposedSystem: a system over four disks appears as its guest mounts it, and equals what

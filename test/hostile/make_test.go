@@ -130,44 +130,10 @@ func partitioned(t testing.TB, path, fs, table string) string {
 	return path
 }
 
-// lvm makes a striped volume over two disks, without device mapper: its stripes begin at the
-// data alignment of both.
+// lvm makes a striped volume over two disks.
 func lvm(t testing.TB, dir, fs string) []string {
 	t.Helper()
 	disks := []string{filepath.Join(dir, "pv0.raw"), filepath.Join(dir, "pv1.raw")}
-	var loops []string
-	for _, d := range disks {
-		fixture.Sparse(t, d, 10<<20)
-		l := strings.TrimSpace(fixture.Run(t, "losetup", "-f", "--show", d))
-		defer fixture.Run(t, "losetup", "-d", l)
-		loops = append(loops, l)
-	}
-	conf := fmt.Sprintf(`devices{filter=["a|^%s$|","a|^%s$|","r|.*|"] use_devicesfile=0} activation{udev_sync=0 udev_rules=0} backup{backup=0 archive=0}`, loops[0], loops[1])
-	for _, args := range [][]string{
-		{"pvcreate", "--dataalignment", "1m", loops[0], loops[1]},
-		{"vgcreate", "-s", "1m", "vg", loops[0], loops[1]},
-		{"lvcreate", "-an", "-Zn", "-Wn", "-i", "2", "-I", "64", "-L", "8m", "-n", "data", "vg"},
-	} {
-		fixture.Run(t, args[0], append([]string{"--driverloaded", "n", "--config", conf}, args[1:]...)...)
-	}
-	const start, stripe = 1 << 20, 64 << 10
-	b, err := os.ReadFile(fs)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i, d := range disks {
-		f, err := os.OpenFile(d, os.O_WRONLY, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for n := i; n*stripe < len(b); n += 2 {
-			if _, err := f.WriteAt(b[n*stripe:min((n+1)*stripe, len(b))], int64(start+n/2*stripe)); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := f.Close(); err != nil {
-			t.Fatal(err)
-		}
-	}
+	fixture.Stripe(t, fs, "vg", "data", 10<<20, disks...)
 	return disks
 }

@@ -65,7 +65,7 @@ func TestLargeDirectory(t *testing.T) {
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			img := largeImage(t, c.n, c.size, c.name, c.options...)
-			dev := openDevice(t, img)
+			dev := fixture.OpenDevice(t, img)
 			fs := openReader(t, dev)
 			dir, err := fsystest.Find(fs, "large")
 			if err != nil {
@@ -138,11 +138,11 @@ func openReader(t testing.TB, r extent.Reader) *FS {
 }
 
 // readsOf counts the device's reads for do with a file system that has nothing cached.
-func readsOf(t testing.TB, dev *rawDevice, do func(*FS)) int64 {
+func readsOf(t testing.TB, dev *fixture.Device, do func(*FS)) int64 {
 	t.Helper()
-	before := dev.reads.Load()
+	before := dev.Reads.Load()
 	do(openReader(t, dev))
-	return dev.reads.Load() - before
+	return dev.Reads.Load() - before
 }
 
 // BenchmarkLookup looks names up in directories of growing size. The time of one grows with
@@ -151,20 +151,20 @@ func BenchmarkLookup(b *testing.B) {
 	for _, n := range []int{1_000, 100_000, 1_000_000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			img := largeImage(b, n, 256<<20, plainName, "-b", "4096")
-			dev := openDevice(b, img)
+			dev := fixture.OpenDevice(b, img)
 			fs := openReader(b, dev)
 			dir, err := fsystest.Find(fs, "large")
 			if err != nil {
 				b.Fatal(err)
 			}
 			b.ResetTimer()
-			before := dev.reads.Load()
+			before := dev.Reads.Load()
 			for i := 0; b.Loop(); i++ {
 				if _, err := fs.Lookup(dir, plainName(i*7919%n)); err != nil {
 					b.Fatal(err)
 				}
 			}
-			b.ReportMetric(float64(dev.reads.Load()-before)/float64(b.N), "reads/op")
+			b.ReportMetric(float64(dev.Reads.Load()-before)/float64(b.N), "reads/op")
 		})
 	}
 }

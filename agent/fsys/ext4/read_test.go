@@ -32,7 +32,7 @@ func BenchmarkRead(b *testing.B) {
 		b.Fatal(err)
 	}
 	fixture.Unmount(b, dir)
-	dev := openDevice(b, img)
+	dev := fixture.OpenDevice(b, img)
 	fs := openReader(b, dev)
 	raw, err := extent.Section(dev, 0, size)
 	if err != nil {
@@ -52,7 +52,7 @@ func BenchmarkRead(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			buf := make([]byte, piece)
 			b.SetBytes(size)
-			before := dev.reads.Load()
+			before := dev.Reads.Load()
 			for b.Loop() {
 				for off := int64(0); off < size; off += piece {
 					if n, err := files[name].ReadAt(buf, off); n < piece {
@@ -60,7 +60,7 @@ func BenchmarkRead(b *testing.B) {
 					}
 				}
 			}
-			b.ReportMetric(float64(dev.reads.Load()-before)/float64(b.N), "reads/op")
+			b.ReportMetric(float64(dev.Reads.Load()-before)/float64(b.N), "reads/op")
 		})
 	}
 }

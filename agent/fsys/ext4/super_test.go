@@ -99,7 +99,7 @@ func TestBackupOfDirty(t *testing.T) {
 		t.Errorf("journal %q", j)
 	}
 	fsystest.Run(t, fs, want)
-	without, err := Open(openDevice(t, img), Options{NoReplay: true})
+	without, err := Open(fixture.OpenDevice(t, img), Options{NoReplay: true})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,12 +6,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
-	"vmfr/agent/extent"
 	"vmfr/agent/fsys"
 	"vmfr/agent/fsys/fsystest"
 	"vmfr/test/fixture"
@@ -84,25 +82,9 @@ func manifest(t testing.TB, img string) fsystest.Manifest {
 	return m
 }
 
-// device is a raw image that counts how often it is read.
-type device struct {
-	extent.Reader
-	reads atomic.Int64
-}
-
-func (d *device) ReadAt(p []byte, off int64) (int, error) {
-	d.reads.Add(1)
-	return d.Reader.ReadAt(p, off)
-}
-
-func openDevice(t testing.TB, img string) *device {
-	t.Helper()
-	return &device{Reader: fixture.OpenRaw(t, img)}
-}
-
 func openImage(t testing.TB, img string) *FS {
 	t.Helper()
-	fs, err := Open(openDevice(t, img), Options{})
+	fs, err := Open(fixture.OpenDevice(t, img), Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

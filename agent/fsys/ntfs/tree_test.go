@@ -6,8 +6,8 @@ import (
 	"path/filepath"
 	"testing"
 
-	"vmfr/agent/fsys"
 	"vmfr/agent/fsys/fsystest"
+	"vmfr/test/fixture"
 )
 
 // fillTree makes n small files, 100 in a directory.
@@ -22,31 +22,6 @@ func fillTree(t testing.TB, dir string, n int) {
 	}
 }
 
-// list does what find -ls does, and returns the number of names.
-func list(t testing.TB, fs *FS, dir fsys.Ino) int {
-	todo, names := []fsys.Ino{dir}, 0
-	buf := make([]fsys.Dirent, 100)
-	for len(todo) > 0 {
-		dir := todo[len(todo)-1]
-		todo = todo[:len(todo)-1]
-		for from, more := fsys.Cookie(0), true; more; {
-			n, err := fs.ReadDir(dir, from, buf)
-			more = err == nil
-			for _, d := range buf[:n] {
-				a, err := fs.Stat(d.Ino)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if names++; a.IsDir() {
-					todo = append(todo, d.Ino)
-				}
-				from = d.Next
-			}
-		}
-	}
-	return names
-}
-
 // imageEnv names an image to list in place of one that is made: of any size, made once.
 const imageEnv = "VMFR_NTFS_IMAGE"
 
@@ -59,7 +34,7 @@ func BenchmarkList(b *testing.B) {
 		fillTree(b, dir, 10_000)
 		unmount(b, img, dir)
 	}
-	dev := openDevice(b, img)
+	dev := fixture.OpenDevice(b, img)
 	for _, cold := range []bool{true, false} {
 		b.Run(map[bool]string{true: "cold", false: "warm"}[cold], func(b *testing.B) {
 			fs, err := Open(dev, Options{})
@@ -70,7 +45,7 @@ func BenchmarkList(b *testing.B) {
 					fs, err = Open(dev, Options{})
 					check(b, err)
 				}
-				names = list(b, fs, fs.Root())
+				names = fsystest.List(b, fs, fs.Root())
 			}
 			b.ReportMetric(float64(names), "names")
 		})
@@ -91,16 +66,16 @@ func TestTree(t *testing.T) {
 	unmount(t, img, dir)
 	fsystest.Run(t, openImage(t, img), manifest(t, img))
 
-	dev := openDevice(t, img)
+	dev := fixture.OpenDevice(t, img)
 	reads := func(work func(*FS)) int64 {
 		fs, err := Open(dev, Options{})
 		check(t, err)
-		before := dev.reads.Load()
+		before := dev.Reads.Load()
 		work(fs)
-		return dev.reads.Load() - before
+		return dev.Reads.Load() - before
 	}
 	objects := 0
-	n := reads(func(fs *FS) { objects = list(t, fs, find(t, fs, "tree")) })
+	n := reads(func(fs *FS) { objects = fsystest.List(t, fs, find(t, fs, "tree")) })
 	t.Logf("%d objects listed with %d reads", objects, n)
 	if n > int64(objects/10) {
 		t.Errorf("%d reads for %d objects", n, objects)

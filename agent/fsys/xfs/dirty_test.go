@@ -275,72 +275,8 @@ func TestDirtyUnderLoad(t *testing.T) {
 // hits the moment after the guest brought everything home needs no log; snapshots are taken until
 // enough do need it.
 func TestDirtySnapshots(t *testing.T) {
-	const enough, most = 4, 40
-	fixture.NeedRoot(t)
-	fixture.Need(t, "mkfs.xfs")
-	host := filepath.Join(t.TempDir(), "host.xfs")
-	fixture.Sparse(t, host, 1<<30)
-	fixture.Run(t, "mkfs.xfs", "-q", "-m", "reflink=1", host)
-	hostDir := fixture.Mount(t, host, "xfs", "rw,noatime", 0, 0)
-	img := filepath.Join(hostDir, "guest.img")
-	fixture.Run(t, "cp", makeImage(t, 96<<20, "-m", "rmapbt=1"), img)
-	dir := fixture.Mount(t, img, "xfs", "rw,noatime", 0, 0)
-
-	stop, done, rounds := make(chan struct{}), make(chan error, 1), make(chan int)
-	go func() {
-		defer close(rounds)
-		done <- changeForEver(dir, stop, rounds)
-	}()
-	needed := 0
-	for i := 0; i < most && needed < enough; i++ {
-		if _, ok := <-rounds; !ok { // one more round has ended: this is a different moment
-			break
-		}
-		snap := filepath.Join(hostDir, "snapshot.img")
-		fixture.Run(t, "cp", "--reflink=always", img, snap)
-		t.Run(fmt.Sprint(i), func(t *testing.T) {
-			if checkRecovered(t, snap) {
-				needed++
-			}
-		})
-	}
-	close(stop)
-	for range rounds { // what the load still has to say
-	}
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
-	fixture.Unmount(t, dir)
-	if needed < enough {
-		t.Errorf("only %d snapshots needed the log, want %d", needed, enough)
-	}
-}
-
-// changeForEver churns in rounds until stop is closed. The end of a round is in the log before it
-// is told, and the next round begins when that was heard.
-func changeForEver(dir string, stop <-chan struct{}, rounds chan<- int) error {
-	for round := 0; ; round++ {
-		sub := filepath.Join(dir, fmt.Sprintf("round%d", round%3))
-		if err := os.RemoveAll(sub); err != nil {
-			return err
-		}
-		if err := os.Mkdir(sub, 0o755); err != nil {
-			return err
-		}
-		if err := fixture.Churn(sub, uint64(round), 300, stop); err != nil {
-			return err
-		}
-		f, err := os.Create(filepath.Join(sub, "end of the round"))
-		if err != nil {
-			return err
-		}
-		if err := errors.Join(f.Sync(), f.Close()); err != nil {
-			return err
-		}
-		select {
-		case rounds <- round:
-		case <-stop:
-			return nil
-		}
-	}
+	fixture.Snapshots(t, 4, 40, func(img string) string {
+		fixture.Run(t, "cp", makeImage(t, 96<<20, "-m", "rmapbt=1"), img)
+		return fixture.Mount(t, img, "xfs", "rw,noatime", 0, 0)
+	}, checkRecovered)
 }

@@ -3,7 +3,6 @@ package xfs
 import (
 	"path/filepath"
 	"strconv"
-	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -11,22 +10,6 @@ import (
 	"vmfr/agent/extent"
 	"vmfr/test/fixture"
 )
-
-// rawDevice is a raw image that counts how often it is read.
-type rawDevice struct {
-	extent.Reader
-	reads atomic.Int64
-}
-
-func (d *rawDevice) ReadAt(p []byte, off int64) (int, error) {
-	d.reads.Add(1)
-	return d.Reader.ReadAt(p, off)
-}
-
-func openDevice(t testing.TB, img string) *rawDevice {
-	t.Helper()
-	return &rawDevice{Reader: fixture.OpenRaw(t, img)}
-}
 
 func openReader(t testing.TB, r extent.Reader) *FS {
 	t.Helper()
@@ -39,7 +22,7 @@ func openReader(t testing.TB, r extent.Reader) *FS {
 
 func openImage(t testing.TB, img string) *FS {
 	t.Helper()
-	return openReader(t, openDevice(t, img))
+	return openReader(t, fixture.OpenDevice(t, img))
 }
 
 // makeImage makes a sparse file of size bytes that holds an XFS file system.

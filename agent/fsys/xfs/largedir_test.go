@@ -48,7 +48,7 @@ func largeDirImage(t testing.TB, n int, apart bool, options ...string) string {
 func TestLargeDirectory(t *testing.T) {
 	const names = 100_000
 	img := largeDirImage(t, names, true, "-b", "size=1024", "-n", "size=4096")
-	dev := openDevice(t, img)
+	dev := fixture.OpenDevice(t, img)
 	fs := openReader(t, dev)
 	dir, err := fsystest.Find(fs, "large")
 	if err != nil {

@@ -77,7 +77,7 @@ func BenchmarkRead(b *testing.B) {
 		b.Fatal(err)
 	}
 	fixture.Unmount(b, dir)
-	dev := openDevice(b, img)
+	dev := fixture.OpenDevice(b, img)
 	fs := openReader(b, dev)
 	ino, err := fsystest.Find(fs, "large")
 	if err != nil {

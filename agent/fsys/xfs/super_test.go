@@ -126,7 +126,7 @@ func TestElsewhere(t *testing.T) {
 		"realtime device beside it": {[]string{"-r", "rtdev=" + other + ",size=64m"}, nil},
 	} {
 		fixture.Sparse(t, other, 64<<20)
-		fs, err := Open(openDevice(t, makeImage(t, 320<<20, c.options...)), Options{})
+		fs, err := Open(fixture.OpenDevice(t, makeImage(t, 320<<20, c.options...)), Options{})
 		if !errors.Is(err, c.err) || errors.Is(err, fsys.ErrNotRecognized) {
 			t.Errorf("%s: %v", name, err)
 		}

@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"testing"
 
-	"vmfr/agent/fsys"
 	"vmfr/agent/fsys/fsystest"
 	"vmfr/test/fixture"
 )
@@ -37,23 +36,23 @@ func treeImage(t testing.TB, n int, options ...string) (string, fsystest.Manifes
 }
 
 // readsOf counts the reads of a freshly opened file system that do causes.
-func readsOf(t testing.TB, dev *rawDevice, do func(*FS)) int64 {
+func readsOf(t testing.TB, dev *fixture.Device, do func(*FS)) int64 {
 	t.Helper()
 	fs := openReader(t, dev)
-	before := dev.reads.Load()
+	before := dev.Reads.Load()
 	do(fs)
-	return dev.reads.Load() - before
+	return dev.Reads.Load() - before
 }
 
 // TestTree compares a tree of 20,000 files with the kernel, and counts the reads that listing
 // it with all attributes takes: inodes come in by the chunk, not one by one.
 func TestTree(t *testing.T) {
 	img, want := treeImage(t, 20_000)
-	dev := openDevice(t, img)
+	dev := fixture.OpenDevice(t, img)
 	fsystest.Run(t, openReader(t, dev), want)
 
 	objects := 0
-	reads := readsOf(t, dev, func(fs *FS) { objects = list(t, fs) })
+	reads := readsOf(t, dev, func(fs *FS) { objects = fsystest.List(t, fs, fs.Root()) })
 	t.Logf("%d objects listed with %d reads", objects, reads)
 	if objects != len(want)-1 {
 		t.Errorf("%d objects, want %d", objects, len(want)-1)
@@ -63,44 +62,20 @@ func TestTree(t *testing.T) {
 	}
 }
 
-// list does what find -ls does, and returns the number of names.
-func list(t testing.TB, fs *FS) int {
-	todo, names := []fsys.Ino{fs.Root()}, 0
-	buf := make([]fsys.Dirent, 100)
-	for len(todo) > 0 {
-		dir := todo[len(todo)-1]
-		todo = todo[:len(todo)-1]
-		for from, more := fsys.Cookie(0), true; more; {
-			n, err := fs.ReadDir(dir, from, buf)
-			more = err == nil
-			for _, d := range buf[:n] {
-				a, err := fs.Stat(d.Ino)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if names++; a.IsDir() {
-					todo = append(todo, d.Ino)
-				}
-				from = d.Next
-			}
-		}
-	}
-	return names
-}
-
 // BenchmarkList lists a tree of 20,000 files with all attributes.
 func BenchmarkList(b *testing.B) {
 	img, _ := treeImage(b, 20_000)
-	dev := openDevice(b, img)
+	dev := fixture.OpenDevice(b, img)
 	b.Run("cold", func(b *testing.B) {
 		for b.Loop() {
-			list(b, openReader(b, dev))
+			fs := openReader(b, dev)
+			fsystest.List(b, fs, fs.Root())
 		}
 	})
 	b.Run("warm", func(b *testing.B) {
 		fs := openReader(b, dev)
 		for b.Loop() {
-			list(b, fs)
+			fsystest.List(b, fs, fs.Root())
 		}
 	})
 }
