@@ -191,19 +191,22 @@ func unescape(s, which string) string {
 }
 
 // rawByte is where bytes that are not UTF-8 stand while a parser sees the text: U+10FF00 + byte,
-// code points for private use at the end of Unicode. A carriage return is one, too, since the
-// parser drops it before a line break.
+// code points for private use at the end of Unicode. So do the characters that the parser does
+// not leave alone: it drops a carriage return before a line break, and U+0080 and U+0081 stand
+// for the end and for an escaped line break inside it.
 const rawByte = 0x10FF00
+
+// needsRaw tells whether a character, or a byte that is none, has to stand as rawByte.
+func needsRaw(r rune, n int) bool {
+	return r == utf8.RuneError && n == 1 || r >= rawByte || r == '\r' || r == utf8.RuneSelf || r == utf8.RuneSelf+1
+}
 
 // encode makes valid UTF-8 of bytes, reversibly.
 func encode(s string) string {
-	if utf8.ValidString(s) && !strings.Contains(s, "\xf4\x8f") && !strings.Contains(s, "\r") {
-		return s
-	}
 	var b strings.Builder
 	for i := 0; i < len(s); {
 		r, n := utf8.DecodeRuneInString(s[i:])
-		if r == utf8.RuneError && n == 1 || r >= rawByte || r == '\r' {
+		if needsRaw(r, n) {
 			for range n {
 				b.WriteRune(rawByte + rune(s[i]))
 				i++

@@ -128,7 +128,7 @@ func TestExpand(t *testing.T) {
 }
 
 func FuzzSplit(f *testing.F) {
-	for _, s := range []string{`scp -f a\ b`, `'x' "y" z*`, "bad\xff", "\U0010ff41", `~/x`, `$(id)`, `a[b-`, `[[:alpha:]]*`, "a\r\nb"} {
+	for _, s := range []string{`scp -f a\ b`, `'x' "y" z*`, "bad\xff", "\U0010ff41", `~/x`, `$(id)`, `a[b-`, `[[:alpha:]]*`, "a\r\nb", "a\u0080b", "t\xc2\u0081"} {
 		f.Add(s)
 	}
 	list := func(_ string, yield func(string) bool) error {
