@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"os"
@@ -106,11 +107,30 @@ func system(t testing.TB) string {
 	if err := os.Symlink("../../../../../../../../etc/shadow", filepath.Join(dir, "outlink")); err != nil {
 		t.Fatal(err)
 	}
+	backdate(t, dir)
+	return dir
+}
+
+// backdate gives every object at and below root a time of its own in the past, with nanoseconds.
+// rsync takes a time of the same second for equal: an object that a copy made within the
+// fixture's own second would keep the time of its making.
+func backdate(t testing.TB, root string) {
+	t.Helper()
 	when := time.Date(2001, 2, 3, 4, 5, 6, 123456789, time.UTC)
-	if err := os.Chtimes(filepath.Join(dir, "qemu"), when, when); err != nil {
+	err := filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		when = when.Add(time.Hour + time.Nanosecond)
+		ts, err := unix.TimeToTimespec(when)
+		if err != nil {
+			return err
+		}
+		return unix.UtimesNanoAt(unix.AT_FDCWD, path, []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW)
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
-	return dir
 }
 
 // describe is all that rsync can carry of the objects below root, by path.
