@@ -1,0 +1,95 @@
+package plan
+
+import (
+	"crypto/sha256"
+	"encoding/base32"
+	"strconv"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"vmfr/api/session"
+	"vmfr/api/v1alpha1"
+)
+
+// Lengths of names, in bytes.
+const (
+	suffixLen = 10 // 26 letters, then nine times 5 bits: 49 bits
+	maxLabel  = 63 // RFC 1123
+	// maxSession leaves room for a backup's number of three digits and its dash.
+	maxSession = maxLabel - 4
+)
+
+// A session's numbers have at most three digits; this does not compile otherwise.
+const _ = uint(999 - session.MaxBackups)
+
+// DefaultPrefix begins the names of namespaces without spec.namespacePrefix, and all others.
+const DefaultPrefix = "vmfr"
+
+// LabelPart tells a session's pods apart: PartFront or PartDisks.
+const (
+	LabelPart = "vmfr.io/part"
+	PartFront = "front"
+	PartDisks = "disks"
+)
+
+// Names are the names of a session's objects. They are computed and never stored, so that a
+// controller that was restarted finds what it made.
+type Names struct {
+	Suffix    string // tells sessions apart: ten lower-case letters and digits
+	Session   string // the namespace of what serves
+	Temporary bool   // that namespace is made for the session and removed with it
+	computed  string // what a temporary namespace is called; backups' names begin with it
+}
+
+// NewNames computes the names for a file restore. The virtual machine's name may have 253
+// characters and dots: both are cut and replaced, and the suffix keeps the names apart.
+func NewNames(restore *v1alpha1.VirtualMachineFileRestore, vm session.VM) Names {
+	n := Names{Suffix: Suffix(restore.UID), Session: restore.Spec.RestoreNamespace}
+	prefix := restore.Spec.NamespacePrefix
+	if prefix == "" {
+		prefix = DefaultPrefix
+	}
+	n.computed = cut(strings.ReplaceAll(prefix+"-"+vm.Namespace+"-"+vm.Name, ".", "-"), maxSession, n.Suffix)
+	if n.Session == "" {
+		n.Session, n.Temporary = n.computed, true
+	}
+	return n
+}
+
+// Suffix is a session's part of every name: from the SHA-256 of the UID, a letter first.
+func Suffix(uid types.UID) string {
+	sum := sha256.Sum256([]byte(uid))
+	rest := strings.ToLower(base32.StdEncoding.EncodeToString(sum[1:]))
+	return string(rune('a'+sum[0]%26)) + rest[:suffixLen-1]
+}
+
+// cut appends the suffix to s, of which it keeps what fits into length bytes.
+func cut(s string, length int, suffix string) string {
+	if room := length - 1 - len(suffix); len(s) > room {
+		s = s[:room]
+	}
+	return strings.Trim(s, "-") + "-" + suffix
+}
+
+// BackupNamespace is the namespace of the n-th backup's volumes and their holder, n from 1.
+func (n Names) BackupNamespace(number int) string { return n.computed + "-" + strconv.Itoa(number) }
+
+// Restore is the name of the n-th backup's Velero Restore.
+func (n Names) Restore(number int) string { return n.Object() + "-" + strconv.Itoa(number) }
+
+// Object is the name of all objects of which a namespace has one: Deployment, Service, service
+// account, Role and RoleBinding, NetworkPolicy, Route or Ingress.
+func (n Names) Object() string { return DefaultPrefix + "-" + n.Suffix }
+
+// The ConfigMaps.
+func (n Names) SessionConfig() string { return n.Object() + "-session" }    // session.json, in every namespace
+func (n Names) Report() string        { return n.Object() + "-report" }     // what became of it
+func (n Names) ServiceCA() string     { return n.Object() + "-service-ca" } // OpenShift's, filled in by it
+
+// The Secrets.
+func (n Names) Identity() string { return n.Object() + "-identity" } // in every namespace
+func (n Names) SSH() string      { return n.Object() + "-ssh" }
+func (n Names) Browser() string  { return n.Object() + "-browser" }
+func (n Names) TLS() string      { return n.Object() + "-tls" }
+func (n Names) DiskKeys() string { return n.Object() + "-diskkeys" }
