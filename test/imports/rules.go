@@ -31,7 +31,7 @@ const module = "vmfr/"
 
 // layers from left to right.
 var layers = []layer{
-	{name: "foundation", packages: []string{"agent/ondisk", "agent/cache", "agent/mountns"}},
+	{name: "foundation", packages: []string{"agent/ondisk", "agent/cache", "agent/mountns", "api/session"}},
 	{name: "bytes", packages: []string{"agent/extent"}},
 	{name: "formats", packages: []string{"agent/image", "agent/probe", "agent/volume", "agent/fsys/..."}, peers: map[string][]string{
 		// The vocabulary of errors is fsys's; only a signature tells FAT from an MBR.
@@ -42,6 +42,7 @@ var layers = []layer{
 	{name: "engine", packages: []string{"agent/engine"}},
 	{name: "tree", packages: []string{"agent/tree", "agent/audit"}},
 	{name: "front ends", packages: []string{"fusefs/...", "sshd/...", "api/files/..."}},
+	{name: "messages", packages: []string{"agent/session"}},
 	// libguestfs starts a program and speaks with it over sockets; only main chooses it.
 	{name: "appliance", packages: []string{"agent/guestfs/..."}, peers: map[string][]string{
 		"agent/guestfs/...": {"agent/guestfs/wire", "agent/guestfs/nbd", "agent/guestfs/sandbox"},
@@ -63,7 +64,7 @@ const (
 var behindTree = []string{"agent/image", "agent/probe", "agent/volume", "agent/engine"}
 
 // standardOnly may import the standard library and nothing else.
-var standardOnly = []string{"agent/ondisk", "agent/cache"}
+var standardOnly = []string{"agent/ondisk", "agent/cache", "api/session"}
 
 // matches tells whether a package of the module is named by pattern.
 func matches(pattern, path string) bool {
