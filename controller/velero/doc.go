@@ -1,11 +1,8 @@
-// Package velero is the only room that knows Velero.
+// Package velero is the only room that knows Velero: what a backup holds, read from its metadata
+// in object storage, and the Restores that bring volumes back.
+//
+// Non-goals: no backup is made or deleted, no credential of an object store is touched (Velero
+// signs the addresses that are read), nothing of a volume's data passes here. Invariants: what a
+// backup contains is untrusted, so every parser streams and has a bound for each thing that it
+// remembers; an error names no signed address.
 package velero
-
-import (
-	_ "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
-	_ "github.com/openshift/api/route/v1"
-	_ "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
-	_ "github.com/vmware-tanzu/velero/pkg/apis/velero/v2alpha1"
-	_ "k8s.io/api/core/v1"
-	_ "sigs.k8s.io/controller-runtime"
-)
