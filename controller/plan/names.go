@@ -20,8 +20,12 @@ const (
 	maxSession = maxLabel - 4
 )
 
-// A session's numbers have at most three digits; this does not compile otherwise.
-const _ = uint(999 - session.MaxBackups)
+// maxNumber is the largest number of a backup, three digits. This does not compile if a session may
+// have more backups than numbers.
+const (
+	maxNumber = 999
+	_         = uint(maxNumber - session.MaxBackups)
+)
 
 // DefaultPrefix begins the names of namespaces without spec.namespacePrefix, and all others.
 const DefaultPrefix = "vmfr"
