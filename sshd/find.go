@@ -22,7 +22,7 @@ func (s *server) find(ctx context.Context, path string, follow bool) (object, er
 	if err == nil || tree.KindOf(err) != tree.KindNotFound {
 		return object{Node: n}, err
 	}
-	n, stream, serr := s.tree.ResolveStream(path)
+	n, stream, serr := s.tree.ResolveStream(ctx, path)
 	switch {
 	case serr == nil:
 		return object{n, stream}, nil

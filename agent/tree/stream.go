@@ -1,6 +1,7 @@
 package tree
 
 import (
+	"context"
 	"fmt"
 	iofs "io/fs"
 	"strings"
@@ -46,9 +47,9 @@ func (t *Tree) OpenStream(n Node, name string) (f *File, err error) {
 
 // ResolveStream splits "<file>:<stream>", as Windows writes it, for a path that Resolve did not
 // find: the node is the file's, following links, the name one of its Streams. A file whose own
-// name has a colon is Resolve's. Errors are those of Resolve; not found where the last element
+// name has a colon is Resolve's. Errors are those of ResolveContext; not found where the last element
 // has no colon, the file no such stream, or its file system no streams.
-func (t *Tree) ResolveStream(path string) (Node, string, error) {
+func (t *Tree) ResolveStream(ctx context.Context, path string) (Node, string, error) {
 	last := path[strings.LastIndexByte(path, '/')+1:]
 	none := fmt.Errorf("%q: %w", path, iofs.ErrNotExist)
 	// A stream's name has no colon on NTFS; a file's has none either, but on other systems may.
@@ -56,7 +57,7 @@ func (t *Tree) ResolveStream(path string) (Node, string, error) {
 	if i <= 0 || i == len(last)-1 {
 		return Node{}, "", none
 	}
-	n, err := t.Resolve(path[:len(path)-len(last)+i], true)
+	n, err := t.ResolveContext(ctx, path[:len(path)-len(last)+i], true)
 	if err != nil {
 		return Node{}, "", err
 	}

@@ -52,7 +52,7 @@ func TestStreams(t *testing.T) {
 		"":                                  "",
 		":":                                 "",
 	} {
-		n, name, err := tr.ResolveStream(path)
+		n, name, err := tr.ResolveStream(t.Context(), path)
 		if name != want || (err == nil) != (want != "") {
 			t.Errorf("%q: %q, %v; want %q", path, name, err, want)
 		}

@@ -50,11 +50,10 @@ func (h *handler) archive(w *response, r *http.Request) {
 	}
 	defer done()
 	base, kept := archive.Names(paths)
-	s := &archive.Source{Tree: h.tree, Now: h.cfg.now(), Memory: h.memory.Account()}
+	s := &archive.Source{Tree: h.tree, Now: h.cfg.now(), Memory: h.memory.Account(), Await: h.await(w, r)}
 	defer s.Memory.Close()
 	for _, p := range kept {
-		n, err := h.tree.Resolve(p, false)
-		h.cfg.Counters.Count(tree.OpLookup)
+		n, err := h.resolve(w, r, p, false)
 		if err != nil {
 			h.fail(w, r, err)
 			return
@@ -161,11 +160,14 @@ func (h *handler) resumable(w *response, r *http.Request, s *archive.Source, pat
 	_, _ = io.WriteString(d, archive.TarVersion+"\x00"+strings.Join(paths, "\x00")+"\x00")
 	d.Write(report)
 	query := string(d.Sum(nil))
-	plan, err := h.plans.Get(query, func() (archive.Plan, error) { return archive.Measure(r.Context(), s) })
-	if err != nil {
-		if r.Context().Err() != nil {
-			panic(http.ErrAbortHandler)
+	var plan archive.Plan
+	for {
+		plan, err = h.plans.Get(query, func() (archive.Plan, error) { return archive.Measure(r.Context(), s) })
+		if !errors.Is(err, context.Canceled) || r.Context().Err() != nil {
+			break // else the client that measured has gone, and not this one
 		}
+	}
+	if err != nil {
 		h.fail(w, r, err)
 		return
 	}

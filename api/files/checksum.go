@@ -55,15 +55,12 @@ func (h *handler) checksum(w *response, r *http.Request) {
 		return
 	}
 	defer done()
-	n, a, err := h.find(path)
+	n, a, err := h.find(w, r, path)
 	var sum []byte
 	if err == nil {
 		sum, err = h.digest(r.Context(), w, n, path, algorithm)
 	}
 	if err != nil {
-		if r.Context().Err() != nil {
-			panic(http.ErrAbortHandler)
-		}
 		h.fail(w, r, err)
 		return
 	}
@@ -98,7 +95,7 @@ func (h *handler) manifest(w *response, r *http.Request) {
 		return
 	}
 	defer done()
-	n, a, err := h.find(path)
+	n, a, err := h.find(w, r, path)
 	if err == nil && !a.IsDir() {
 		err = fsys.ErrNotDir
 	}
@@ -117,7 +114,7 @@ func (h *handler) manifest(w *response, r *http.Request) {
 	defer account.Close()
 	m := &manifestRun{h: h, w: w, ctx: r.Context(), path: path, algorithm: algorithm, known: map[tree.Node][]byte{}}
 	m.out = newLines(w, textType)
-	err = m.run(walk.New(h.tree, []walk.Root{{Node: n}}, walk.Options{Sorted: true, Once: true, Memory: account}), account.Take)
+	err = m.run(walk.New(h.tree, []walk.Root{{Node: n}}, walk.Options{Sorted: true, Once: true, Memory: account, Await: h.await(w, r)}), account.Take)
 	h.cfg.Audit.Query(w.who, "manifest "+algorithm, []string{path}, time.Since(start), err)
 	if closed := m.out.close(); err != nil || closed != nil {
 		panic(http.ErrAbortHandler)

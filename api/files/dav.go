@@ -42,7 +42,7 @@ func (h *handler) serveDAV(w *response, r *http.Request) {
 		h.refuse(w, r, http.StatusBadRequest, "bad_path", "The path cannot be used: "+err.Error()+".", "Percent-encode each name of the path by itself.")
 		return
 	}
-	n, a, err := h.find("/" + strings.Join(names, "/"))
+	n, a, err := h.find(w, r, "/"+strings.Join(names, "/"))
 	if err == nil && dir && !a.IsDir() && len(names) > 0 {
 		err = fsys.ErrNotDir
 	}
@@ -74,7 +74,7 @@ func (h *handler) propfind(w *response, r *http.Request, names []string) {
 	r.Body = http.MaxBytesReader(w, r.Body, maxPropfind)
 	account := h.memory.Account()
 	defer account.Close()
-	m := &davListing{account: account}
+	m := &davListing{account: account, w: w, r: r}
 	h.cfg.Counters.Count(tree.OpList)
 	h.dav.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), davKey{}, m)))
 	h.cfg.Audit.List(w.who, "/"+strings.Join(names, "/"), int64(len(m.entries)), m.err)
@@ -89,6 +89,8 @@ type davListing struct {
 	dir     string
 	entries map[string]*davInfo
 	account *limit.Account
+	w       *response
+	r       *http.Request
 	err     error
 }
 
@@ -106,12 +108,14 @@ func (davFS) RemoveAll(context.Context, string) error { return iofs.ErrPermissio
 func (davFS) Rename(context.Context, string, string) error { return iofs.ErrPermission }
 
 func (f davFS) info(ctx context.Context, name string) (*davInfo, error) {
-	if m, ok := ctx.Value(davKey{}).(*davListing); ok && m.entries != nil && path.Dir(name) == m.dir {
-		if i, ok := m.entries[path.Base(name)]; ok {
-			return i, nil
-		}
+	m, ok := ctx.Value(davKey{}).(*davListing)
+	if !ok {
+		return nil, errors.New("not asked by a request")
 	}
-	n, err := f.h.tree.Resolve(name, true)
+	if i, ok := m.entries[path.Base(name)]; ok && path.Dir(name) == m.dir {
+		return i, nil
+	}
+	n, err := f.h.resolve(m.w, m.r, name, true)
 	if err != nil {
 		return nil, err
 	}
@@ -203,7 +207,7 @@ func (f *davFile) Readdir(int) ([]os.FileInfo, error) {
 		return nil, errors.New("one folder is listed at a time")
 	}
 	var list []walk.Child
-	list, m.err = walk.List(f.h.tree, f.node, m.account)
+	list, m.err = walk.List(f.h.tree, f.node, f.h.await(m.w, m.r), m.account)
 	if m.err != nil {
 		return nil, m.err
 	}
@@ -219,7 +223,7 @@ func (f *davFile) Readdir(int) ([]os.FileInfo, error) {
 		i := &davInfo{h: f.h, name: c.Name, node: c.Node}
 		var err error
 		if i.attr, err = f.h.tree.Attr(i.node); err == nil && i.attr.IsSymlink() {
-			if i.node, err = f.h.tree.Resolve(path.Join(f.path, c.Name), true); err == nil {
+			if i.node, err = f.h.resolve(m.w, m.r, path.Join(f.path, c.Name), true); err == nil {
 				i.attr, err = f.h.tree.Attr(i.node)
 			}
 			if err != nil {

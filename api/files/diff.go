@@ -68,7 +68,7 @@ func (h *handler) diff(w *response, r *http.Request) {
 	var attrs [2]fsys.Attr
 	for i, p := range paths {
 		var err error
-		nodes[i], attrs[i], err = h.find(p)
+		nodes[i], attrs[i], err = h.find(w, r, p)
 		if err != nil {
 			h.fail(w, r, err)
 			return
@@ -115,9 +115,6 @@ func (h *handler) diffFiles(w *response, r *http.Request, paths [2]string, nodes
 		err = h.compareTexts(paths, files, &l)
 	}
 	if err != nil {
-		if r.Context().Err() != nil {
-			panic(http.ErrAbortHandler)
-		}
 		h.fail(w, r, err)
 		return
 	}
@@ -226,7 +223,7 @@ func (h *handler) diffFolders(w *response, r *http.Request, nodes [2]tree.Node, 
 	defer account.Close()
 	out := newLines(w, ndjsonType)
 	var end diffEnd
-	f := compare.Folders{Tree: h.tree, Memory: account, Each: func(p compare.Pair) error {
+	f := compare.Folders{Tree: h.tree, Memory: account, Await: h.await(w, r), Each: func(p compare.Pair) error {
 		l := h.pair(r.Context(), w, p, byContent, &end)
 		if l == nil {
 			return r.Context().Err()

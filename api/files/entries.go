@@ -42,7 +42,7 @@ func (l *sortedList) size() int64 { return l.bytes }
 func (h *handler) entries(w *response, r *http.Request) {
 	q := parameters(r, "path", "limit", "cursor", "sort", "order", "xattrs")
 	path, cursor := q.path("path"), q.one("cursor")
-	p := page{h: h, full: true, xattrs: q.flag("xattrs"), left: int(q.number("limit", defaultLimit, 1, maxLimit))}
+	p := page{h: h, full: true, xattrs: q.flag("xattrs"), await: h.await(w, r), left: int(q.number("limit", defaultLimit, 1, maxLimit))}
 	p.key.by = q.choice("sort", "none", "name", "size", "time")
 	p.desc = q.choice("order", "asc", "desc") == "desc"
 	if q.err != nil {
@@ -50,8 +50,7 @@ func (h *handler) entries(w *response, r *http.Request) {
 		return
 	}
 	var err error
-	p.dir, err = h.tree.Resolve(path, true)
-	h.cfg.Counters.Count(tree.OpLookup)
+	p.dir, err = h.resolve(w, r, path, true)
 	if err == nil {
 		p.key.dir = p.dir
 		err = p.open(cursor)
@@ -103,6 +102,10 @@ func (p *page) open(cursor string) error {
 		}
 		p.at = int(at)
 	}
+	// Waited for here and not below, where who comes later waits with the one who came first.
+	if err := p.await(p.dir); err != nil {
+		return err
+	}
 	var err error
 	p.list, err = p.h.sorted.Get(p.key, func() (*sortedList, error) { return p.h.sort(p.key) })
 	if err == nil && p.at > len(p.list.items) {
@@ -115,7 +118,7 @@ func (p *page) open(cursor string) error {
 func (h *handler) sort(k sortKey) (*sortedList, error) {
 	account := h.memory.Account()
 	defer account.Close()
-	children, err := walk.List(h.tree, k.dir, account)
+	children, err := walk.List(h.tree, k.dir, nil, account)
 	if err != nil {
 		return nil, err
 	}

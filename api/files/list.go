@@ -15,6 +15,7 @@ import (
 
 	"vmfr/agent/fsys"
 	"vmfr/agent/tree"
+	"vmfr/api/files/walk"
 )
 
 // Pages of a listing. A batch is what is held in memory of a page while it is sent.
@@ -29,7 +30,7 @@ func (h *handler) list(w *response, r *http.Request, names []string, n tree.Node
 	hdr := w.Header()
 	hdr.Set("Vary", "Accept")
 	hdr.Set("Cache-Control", noStore)
-	p := page{h: h, dir: n, left: defaultLimit}
+	p := page{h: h, dir: n, await: h.await(w, r), left: defaultLimit}
 	if s := q.Get("limit"); s != "" {
 		v, err := strconv.Atoi(s)
 		if err != nil || v < 1 || v > maxLimit {
@@ -72,12 +73,13 @@ func (h *handler) list(w *response, r *http.Request, names []string, n tree.Node
 
 // page reads a page of a folder in batches.
 type page struct {
-	h    *handler
-	dir  tree.Node
-	from fsys.Cookie
-	left int // entries that this page may still have
-	end  bool
-	buf  []fsys.Dirent
+	h     *handler
+	dir   tree.Node
+	await walk.Await
+	from  fsys.Cookie
+	left  int // entries that this page may still have
+	end   bool
+	buf   []fsys.Dirent
 
 	list *sortedList // set: the entries come from here, from number at on
 	key  sortKey
@@ -129,7 +131,7 @@ func (p *page) next() ([]fsys.Dirent, error) {
 		p.sent += int64(n)
 		return p.buf[:n], nil
 	}
-	n, err := p.h.tree.ReadDir(p.dir, p.from, p.buf[:min(p.left, len(p.buf))])
+	n, err := p.await.ReadDir(p.h.tree, p.dir, p.from, p.buf[:min(p.left, len(p.buf))])
 	switch {
 	case errors.Is(err, io.EOF):
 		p.end = true

@@ -78,11 +78,10 @@ func (h *handler) files(w *response, r *http.Request) {
 	if dir && len(names) > 0 {
 		path += "/"
 	}
-	n, err := h.tree.Resolve(path, !nofollow)
-	h.cfg.Counters.Count(tree.OpLookup)
+	n, err := h.resolve(w, r, path, !nofollow)
 	if errors.Is(err, fs.ErrNotExist) && !stat && !nofollow && !dir && !query.Has("stream") {
 		// "<file>:<stream>", as Windows names it, is ?stream= of the file.
-		if file, stream, e := h.tree.ResolveStream(path); e == nil {
+		if file, stream, e := h.tree.ResolveStream(r.Context(), path); e == nil {
 			n, err = file, nil
 			last := &names[len(names)-1]
 			*last = (*last)[:strings.LastIndexByte(*last, ':')]
@@ -116,9 +115,8 @@ func flag(q url.Values, name string) bool {
 }
 
 // find follows a path to what is there.
-func (h *handler) find(path string) (n tree.Node, a fsys.Attr, err error) {
-	n, err = h.tree.Resolve(path, true)
-	h.cfg.Counters.Count(tree.OpLookup)
+func (h *handler) find(w *response, r *http.Request, path string) (n tree.Node, a fsys.Attr, err error) {
+	n, err = h.resolve(w, r, path, true)
 	if err == nil {
 		a, err = h.tree.Attr(n)
 	}

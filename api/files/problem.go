@@ -21,8 +21,11 @@ type problem struct {
 	Advice string `json:"advice,omitempty"`
 }
 
-// fail answers with an error of the tree.
+// fail answers with an error of the tree, or breaks off where the client has gone.
 func (h *handler) fail(w *response, r *http.Request, err error) {
+	if r.Context().Err() != nil { // nobody is there to be told
+		panic(http.ErrAbortHandler)
+	}
 	var no *refusal
 	switch {
 	case errors.As(err, &no):

@@ -101,7 +101,7 @@ func (h *handler) search(w *response, r *http.Request) {
 	}
 	backups := q.v["backup"]
 	if q.err == nil {
-		s.Roots, run.roots, q.err = h.searchRoots(run, paths, backups)
+		s.Roots, run.roots, q.err = h.searchRoots(w, r, run, paths, backups)
 	}
 	done, ok := h.job(w, r, q)
 	if !ok {
@@ -116,7 +116,7 @@ func (h *handler) search(w *response, r *http.Request) {
 	start := time.Now()
 	s.Memory = h.memory.Account()
 	defer s.Memory.Close()
-	run.memory = s.Memory
+	run.memory, s.Await = s.Memory, h.await(w, r)
 	if group {
 		run.groups = map[groupKey]*searchLine{}
 	}
@@ -169,7 +169,7 @@ func patterns(q *params, to *search.Query) {
 
 // searchRoots are the folders to be searched: the given ones, or every file once. What of the
 // backups cannot be searched is kept in run.missing.
-func (h *handler) searchRoots(run *searchRun, paths, backups []string) (roots []walk.Root, of []searchRoot, err error) {
+func (h *handler) searchRoots(w *response, r *http.Request, run *searchRun, paths, backups []string) (roots []walk.Root, of []searchRoot, err error) {
 	known := map[string]bool{}
 	for _, b := range h.tree.Backups() {
 		known[b.Name] = true
@@ -182,7 +182,7 @@ func (h *handler) searchRoots(run *searchRun, paths, backups []string) (roots []
 			}
 			for _, v := range d.Volumes {
 				for _, p := range v.Roots() {
-					n, err := h.tree.Resolve(p, true)
+					n, err := h.resolve(w, r, p, true)
 					if err != nil {
 						return nil, nil, err
 					}
@@ -198,7 +198,7 @@ func (h *handler) searchRoots(run *searchRun, paths, backups []string) (roots []
 		}
 	}
 	for _, p := range paths {
-		n, a, err := h.find(p)
+		n, a, err := h.find(w, r, p)
 		if err != nil {
 			return nil, nil, err
 		}

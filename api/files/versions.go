@@ -53,7 +53,7 @@ func (h *handler) versions(w *response, r *http.Request) {
 	out.Path, out.PathBytes = text(strings.TrimPrefix(path, "/"))
 	var last, present *version
 	for _, b := range backups {
-		v := h.version(r.Context(), w, b.Path+path, hash)
+		v := h.version(w, r, b.Path+path, hash)
 		if err := r.Context().Err(); err != nil {
 			panic(http.ErrAbortHandler)
 		}
@@ -81,16 +81,15 @@ func stamp(b tree.BackupReport) time.Time {
 }
 
 // version describes what is at a path.
-func (h *handler) version(ctx context.Context, w *response, path string, hash bool) *version {
+func (h *handler) version(w *response, r *http.Request, path string, hash bool) *version {
 	v := &version{State: "present"}
-	n, err := h.tree.Resolve(path, false)
-	h.cfg.Counters.Count(tree.OpLookup)
+	n, err := h.resolve(w, r, path, false)
 	if err == nil {
 		v.attr, err = h.tree.Attr(n)
 	}
 	if err == nil && hash && v.attr.IsRegular() {
 		var sum []byte
-		if sum, err = h.digest(ctx, w, n, path, "sha256"); err == nil {
+		if sum, err = h.digest(r.Context(), w, n, path, "sha256"); err == nil {
 			v.SHA256 = hex.EncodeToString(sum)
 		}
 	}

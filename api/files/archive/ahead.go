@@ -100,6 +100,7 @@ func (s *Source) each(ctx context.Context, o walk.Options, a ahead, f func(item)
 
 // gather walks and fills batches. The first are short, so that an archive begins at once.
 func (s *Source) gather(ctx context.Context, o walk.Options, a ahead, free <-chan *batch, full func(*batch)) {
+	o.Await = s.Await
 	w := walk.New(s.Tree, s.Roots, o)
 	most := 1
 	for {

@@ -33,6 +33,7 @@ type Source struct {
 	Tree   *tree.Tree
 	Roots  []walk.Root // their paths are the names in the archive, "" only if it is the only one
 	Memory *limit.Account
+	Await  walk.Await
 	Buffer []byte            // for reading, at least one block; a larger one is faster
 	Read   func(n int)       // told of content that was read; may be nil
 	Now    time.Time         // of the text about problems

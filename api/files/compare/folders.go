@@ -33,6 +33,7 @@ type Pair struct {
 type Folders struct {
 	Tree   *tree.Tree
 	Memory *limit.Account
+	Await  walk.Await
 	Each   func(Pair) error
 	// Progress is called now and then; may be nil.
 	Progress func()
@@ -66,7 +67,7 @@ func (f *Folders) Run(ctx context.Context, from, to tree.Node) error {
 				s.Err = fmt.Errorf("more than %d folders in each other: %w", maxDepth, tree.ErrNameTooLong)
 			}
 			if s.Err == nil {
-				l.children[i], s.Err = walk.List(f.Tree, s.Node, f.Memory)
+				l.children[i], s.Err = walk.List(f.Tree, s.Node, f.Await, f.Memory)
 			}
 			if s.Err != nil {
 				if err := f.Each(Pair{path, sides[0], sides[1]}); err != nil {

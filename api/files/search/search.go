@@ -90,6 +90,7 @@ type Search struct {
 	Query   Query
 	Workers int // 0: DefaultWorkers
 	Memory  *limit.Account
+	Await   walk.Await
 	Found   func(Match) error
 	Failed  func(path string, err error) // of a folder that could not be read to its end
 
@@ -217,7 +218,7 @@ func (s *Search) read(d *dir, buf []fsys.Dirent) error {
 	var from fsys.Cookie
 	var sub []*dir
 	for {
-		n, err := s.Tree.ReadDir(d.node, from, buf)
+		n, err := s.Await.ReadDir(s.Tree, d.node, from, buf)
 		if err != nil && !errors.Is(err, io.EOF) {
 			return s.failed(d, err)
 		}

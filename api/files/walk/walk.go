@@ -38,6 +38,21 @@ type Child struct {
 	Type uint32 // fsys.Mode*; 0: the directory does not record it
 }
 
+// Await waits until the names in a folder are as they will stay, see tree.Tree.Await: who reads
+// for a client leaves with the client. A nil Await leaves the waiting to the tree, which does it
+// to the end.
+type Await func(dir tree.Node) error
+
+// ReadDir is t.ReadDir after waiting.
+func (a Await) ReadDir(t *tree.Tree, dir tree.Node, from fsys.Cookie, out []fsys.Dirent) (int, error) {
+	if a != nil {
+		if err := a(dir); err != nil {
+			return 0, err
+		}
+	}
+	return t.ReadDir(dir, from, out)
+}
+
 // Root is where a walk begins.
 type Root struct {
 	Path string // of what is found: "etc" for etc/hosts; may be empty
@@ -58,6 +73,7 @@ type Options struct {
 	Sorted bool // by name within each folder, as bytes
 	Once   bool // a folder that has another path, too, is visited once
 	Memory *limit.Account
+	Await  Await
 }
 
 // Walker is a walk. It is for one goroutine.
@@ -163,7 +179,7 @@ func (w *Walker) visit(path string, n tree.Node) (Entry, bool) {
 func (w *Walker) enter(f *frame) error {
 	if w.o.Sorted {
 		var err error
-		if f.children, f.taken, err = list(w.t, f.node, w.o.Memory); err != nil {
+		if f.children, f.taken, err = list(w.t, f.node, w.o.Await, w.o.Memory); err != nil {
 			return err
 		}
 		f.end = true
@@ -187,7 +203,7 @@ func (w *Walker) fill(f *frame) error {
 	if f.buf == nil {
 		f.buf = make([]fsys.Dirent, batch)
 	}
-	n, err := w.t.ReadDir(f.node, f.from, f.buf)
+	n, err := w.o.Await.ReadDir(w.t, f.node, f.from, f.buf)
 	if err = ends(f.buf[:n], err, &f.from, &f.end); err != nil {
 		return err
 	}
@@ -231,8 +247,8 @@ func child(t *tree.Tree, dir tree.Node, d fsys.Dirent) (Child, error) {
 
 // List returns the whole folder sorted by name. The memory is a's until it is closed or the
 // caller gives back Size of it.
-func List(t *tree.Tree, dir tree.Node, a *limit.Account) ([]Child, error) {
-	l, _, err := list(t, dir, a)
+func List(t *tree.Tree, dir tree.Node, await Await, a *limit.Account) ([]Child, error) {
+	l, _, err := list(t, dir, await, a)
 	return l, err
 }
 
@@ -245,7 +261,7 @@ func Size(l []Child) int64 {
 	return n
 }
 
-func list(t *tree.Tree, dir tree.Node, a *limit.Account) (out []Child, taken int64, err error) {
+func list(t *tree.Tree, dir tree.Node, await Await, a *limit.Account) (out []Child, taken int64, err error) {
 	defer func() {
 		if err != nil {
 			a.Give(taken)
@@ -255,7 +271,7 @@ func list(t *tree.Tree, dir tree.Node, a *limit.Account) (out []Child, taken int
 	var from fsys.Cookie
 	buf := make([]fsys.Dirent, 4*batch)
 	for end := false; !end; {
-		n, err := t.ReadDir(dir, from, buf)
+		n, err := await.ReadDir(t, dir, from, buf)
 		if err = ends(buf[:n], err, &from, &end); err != nil {
 			return nil, taken, err
 		}
