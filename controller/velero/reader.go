@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
 )
 
 // Bounds of what is decompressed: one object that grows for ever ends somewhere.
@@ -53,6 +54,15 @@ func NewReader(c client.WithWatch, o ReaderOptions) *Reader {
 		o.StallTimeout = time.Minute
 	}
 	return &Reader{client: c, o: o, clients: map[[32]byte]*http.Client{}}
+}
+
+// ReaderFor makes a Reader that speaks with a manager's API server.
+func ReaderFor(mgr manager.Manager, o ReaderOptions) (*Reader, error) {
+	c, err := client.NewWithWatch(mgr.GetConfig(), client.Options{HTTPClient: mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper()})
+	if err != nil {
+		return nil, err
+	}
+	return NewReader(c, o), nil
 }
 
 // Close closes the connections that are kept for reuse.

@@ -50,14 +50,15 @@ func (r *Reader) signedURL(ctx context.Context, b Backup, kind velerov1.Download
 		},
 		Spec: velerov1.DownloadRequestSpec{Target: velerov1.DownloadTarget{Kind: kind, Name: b.Name}},
 	}
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), deleteLimit)
-		defer cancel()
-		_ = r.client.Delete(ctx, req) // Velero deletes it later where this cannot
-	}()
 	if err := r.place(ctx, req); err != nil {
 		return "", fmt.Errorf("a DownloadRequest: %w", err)
 	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), deleteLimit)
+		defer cancel()
+		// Exactly this one: its name may be in use again. Velero deletes it later where this cannot.
+		_ = r.client.Delete(ctx, req, client.Preconditions{UID: &req.UID})
+	}()
 	if req.Status.DownloadURL != "" {
 		return req.Status.DownloadURL, nil
 	}
