@@ -7,36 +7,77 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"vmfr/test/fixture"
 )
 
 // CacheEnv names the directory for what takes long to make; empty: vmfr in the user's cache
 // directory.
 const CacheEnv = "VMFR_CACHE"
 
-// programs that are built; etcd comes from Debian.
-var programs = []string{"kube-apiserver", "kubectl"}
+// Module is a set of programs that are built together: a Go module of its own in a folder here,
+// since their dependencies and the project's exclude each other.
+type Module struct {
+	Folder   string
+	Packages []string
+	Flags    []string // part of the cache's key, as the module's files are
+}
 
-// buildFlags are part of the cache's key. The version is what clients see, and some behave by it.
-var buildFlags = []string{"-trimpath", "-ldflags",
-	"-s -w -X k8s.io/component-base/version.gitVersion=v1.35.4 -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=35"}
+// What is built. etcd comes from Debian.
+var (
+	kubernetesModule = Module{
+		Folder: "kubernetes",
+		Packages: []string{
+			"k8s.io/kubernetes/cmd/kube-apiserver",
+			"k8s.io/kubernetes/cmd/kube-controller-manager",
+			"k8s.io/kubernetes/cmd/kubectl",
+		},
+		// The version is what clients see, and some behave by it.
+		Flags: []string{"-trimpath", "-ldflags", "-s -w -X k8s.io/component-base/version.gitVersion=v1.35.4" +
+			" -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=35"},
+	}
+	veleroModule = Module{
+		Folder: "velero",
+		Packages: []string{
+			"github.com/vmware-tanzu/velero/cmd/velero",
+			"github.com/vmware-tanzu/velero-plugin-for-aws/velero-plugin-for-aws",
+		},
+		Flags: []string{"-trimpath", "-ldflags", "-s -w -X github.com/vmware-tanzu/velero/pkg/buildinfo.Version=v1.18.3"},
+	}
+	kubevirtPluginModule = Module{
+		Folder:   "kubevirtplugin",
+		Packages: []string{"kubevirt.io/kubevirt-velero-plugin"},
+		Flags:    []string{"-trimpath", "-ldflags", "-s -w"},
+	}
+	s3Module = Module{
+		Folder:   "s3",
+		Packages: []string{"github.com/versity/versitygw/cmd/versitygw"},
+		Flags:    []string{"-trimpath", "-ldflags", "-s -w"},
+	}
+)
 
-// Programs returns the directory that holds the control plane's programs as they are pinned in
-// test/cluster/kubernetes/go.mod; ok tells whether they are there.
-func Programs() (dir string, ok bool, err error) {
+// Modules are all that is built.
+var Modules = []Module{kubernetesModule, veleroModule, kubevirtPluginModule, s3Module}
+
+// Programs returns the directory that holds the module's programs as they are pinned; ok tells
+// whether they are there.
+func (m Module) Programs() (dir string, ok bool, err error) {
 	h := sha256.New()
 	for _, name := range []string{"go.mod", "go.sum"} {
-		b, err := os.ReadFile(filepath.Join(moduleDir(), name))
+		b, err := os.ReadFile(filepath.Join(m.source(), name))
 		if err != nil {
 			return "", false, err
 		}
 		h.Write(b)
 	}
-	_, _ = fmt.Fprintln(h, runtime.Version(), runtime.GOARCH, buildFlags, programs)
+	_, _ = fmt.Fprintln(h, runtime.Version(), runtime.GOARCH, m.Flags, m.Packages)
 	cache := os.Getenv(CacheEnv)
 	if cache == "" {
 		if cache, err = os.UserCacheDir(); err != nil {
@@ -44,19 +85,19 @@ func Programs() (dir string, ok bool, err error) {
 		}
 		cache = filepath.Join(cache, "vmfr")
 	}
-	dir = filepath.Join(cache, fmt.Sprintf("kubernetes-%x", h.Sum(nil)[:8]))
-	for _, p := range programs {
-		if _, err := os.Stat(filepath.Join(dir, p)); err != nil {
+	dir = filepath.Join(cache, fmt.Sprintf("%s-%x", m.Folder, h.Sum(nil)[:8]))
+	for _, p := range m.Packages {
+		if _, err := os.Stat(filepath.Join(dir, path.Base(p))); err != nil {
 			return dir, false, nil
 		}
 	}
 	return dir, true, nil
 }
 
-// Build builds the programs unless they are there already, which takes some minutes and 3 GB of
+// Build builds the programs unless they are there already, which takes minutes and gigabytes of
 // Go's caches the first time. Of two processes one builds and the other waits.
-func Build(ctx context.Context) (dir string, err error) {
-	dir, ok, err := Programs()
+func (m Module) Build(ctx context.Context) (dir string, err error) {
+	dir, ok, err := m.Programs()
 	if err != nil || ok {
 		return dir, err
 	}
@@ -71,7 +112,7 @@ func Build(ctx context.Context) (dir string, err error) {
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		return "", fmt.Errorf("%s: %w", lock.Name(), err)
 	}
-	if _, ok, err := Programs(); err != nil || ok {
+	if _, ok, err := m.Programs(); err != nil || ok {
 		return dir, err
 	}
 	part, err := os.MkdirTemp(filepath.Dir(dir), "building-")
@@ -79,12 +120,9 @@ func Build(ctx context.Context) (dir string, err error) {
 		return "", err
 	}
 	defer func() { _ = os.RemoveAll(part) }()
-	args := append([]string{"build", "-o", part + "/"}, buildFlags...)
-	for _, p := range programs {
-		args = append(args, "k8s.io/kubernetes/cmd/"+p)
-	}
+	args := append([]string{"build", "-o", part + "/"}, append(m.Flags, m.Packages...)...)
 	cmd := exec.CommandContext(ctx, "go", args...)
-	cmd.Dir = moduleDir()
+	cmd.Dir = m.source()
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-mod=readonly", "GOWORK=off")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go %s in %s: %w\n%s", strings.Join(args, " "), cmd.Dir, err, out)
@@ -95,11 +133,29 @@ func Build(ctx context.Context) (dir string, err error) {
 	return dir, errors.Join(os.RemoveAll(dir), os.Rename(part, dir))
 }
 
-// moduleDir is test/cluster/kubernetes, from wherever the test runs.
-func moduleDir() string {
+// source is the module's folder, from wherever the test runs.
+func (m Module) source() string {
 	_, file, _, ok := runtime.Caller(0)
 	if !ok || !filepath.IsAbs(file) { // built with -trimpath: from the module's root
-		return filepath.Join("test", "cluster", "kubernetes")
+		return filepath.Join("test", "cluster", m.Folder)
 	}
-	return filepath.Join(filepath.Dir(file), "kubernetes")
+	return filepath.Join(filepath.Dir(file), m.Folder)
+}
+
+// need returns the directory of the programs. Where they were not built it skips the test, or
+// builds them where VMFR_TEST_REQUIRE is set.
+func (m Module) need(t testing.TB) string {
+	t.Helper()
+	dir, ok, err := m.Programs()
+	switch {
+	case err != nil:
+		t.Fatal(err)
+	case !ok && os.Getenv(fixture.RequireEnv) == "":
+		t.Skipf("%s is not built: run make cluster-programs", m.Folder)
+	case !ok:
+		if dir, err = m.Build(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
 }

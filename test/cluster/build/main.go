@@ -3,7 +3,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"log"
 	"os"
 	"os/signal"
@@ -16,19 +15,20 @@ func main() {
 	log.SetFlags(0)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	dir, ok, err := cluster.Programs()
-	if err == nil && !ok {
-		log.Printf("building Kubernetes into %s: this takes some minutes, once", dir)
+	for _, m := range cluster.Modules {
+		dir, ok, err := m.Programs()
+		if err == nil && !ok {
+			log.Printf("building %s into %s: this takes some minutes, once", m.Folder, dir)
+		}
+		start := time.Now()
+		if err == nil {
+			_, err = m.Build(ctx)
+		}
+		if err != nil {
+			log.Fatal(err)
+		}
+		if !ok {
+			log.Printf("built %s in %s", m.Folder, time.Since(start).Round(time.Second))
+		}
 	}
-	start := time.Now()
-	if err == nil {
-		dir, err = cluster.Build(ctx)
-	}
-	if err != nil {
-		log.Fatal(err)
-	}
-	if !ok {
-		log.Printf("built in %s", time.Since(start).Round(time.Second))
-	}
-	fmt.Println(dir)
 }

@@ -1,0 +1,63 @@
+package cluster
+
+import (
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	velerov1crds "github.com/vmware-tanzu/velero/config/crd/v1/crds"
+	velerov2crds "github.com/vmware-tanzu/velero/config/crd/v2alpha1/crds"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+)
+
+// snapshotModule is where the CRDs of VolumeSnapshots come from.
+const snapshotModule = "github.com/kubernetes-csi/external-snapshotter/client/v8"
+
+// veleroCRDs are those that `velero install` would install.
+func veleroCRDs() []*apiextensionsv1.CustomResourceDefinition {
+	return append(append([]*apiextensionsv1.CustomResourceDefinition{}, velerov1crds.CRDs...), velerov2crds.CRDs...)
+}
+
+// snapshotCRDs are those of the API group snapshot.storage.k8s.io, as its module has them.
+func snapshotCRDs(t testing.TB) envtest.CRDInstallOptions {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", snapshotModule).Output()
+	if err != nil {
+		t.Fatalf("go list -m %s: %v", snapshotModule, err)
+	}
+	files, err := filepath.Glob(filepath.Join(strings.TrimSpace(string(out)), "config", "crd", "snapshot.storage.k8s.io_*.yaml"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%s has no CRDs: %v", snapshotModule, err)
+	}
+	return envtest.CRDInstallOptions{Paths: files}
+}
+
+// kubevirtCRDs are stand-ins for KubeVirt's and CDI's: the kinds, with any content.
+func kubevirtCRDs() []*apiextensionsv1.CustomResourceDefinition {
+	return []*apiextensionsv1.CustomResourceDefinition{
+		anyCRD("kubevirt.io", "v1", "VirtualMachine", "vm"),
+		anyCRD("kubevirt.io", "v1", "VirtualMachineInstance", "vmi"),
+		anyCRD("cdi.kubevirt.io", "v1beta1", "DataVolume", "dv"),
+	}
+}
+
+func anyCRD(group, version, kind, short string) *apiextensionsv1.CustomResourceDefinition {
+	singular, keep := strings.ToLower(kind), true
+	content := apiextensionsv1.JSONSchemaProps{Type: "object", XPreserveUnknownFields: &keep}
+	return &apiextensionsv1.CustomResourceDefinition{
+		ObjectMeta: metav1.ObjectMeta{Name: singular + "s." + group},
+		Spec: apiextensionsv1.CustomResourceDefinitionSpec{
+			Group: group, Scope: apiextensionsv1.NamespaceScoped,
+			Names: apiextensionsv1.CustomResourceDefinitionNames{
+				Kind: kind, ListKind: kind + "List", Singular: singular, Plural: singular + "s", ShortNames: []string{short, short + "s"}},
+			Versions: []apiextensionsv1.CustomResourceDefinitionVersion{{
+				Name: version, Served: true, Storage: true,
+				Schema: &apiextensionsv1.CustomResourceValidation{OpenAPIV3Schema: &apiextensionsv1.JSONSchemaProps{
+					Type: "object", Properties: map[string]apiextensionsv1.JSONSchemaProps{"spec": content, "status": content}}},
+			}},
+		},
+	}
+}

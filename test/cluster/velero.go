@@ -1,0 +1,171 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	velerov1 "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// VeleroNamespace is where Velero and its objects live.
+const VeleroNamespace = "velero"
+
+// endLimit is how long a Backup, a Restore or a deletion may take.
+const endLimit = 2 * time.Minute
+
+// Velero is a running Velero server with its plugins for S3 and KubeVirt.
+//
+// It is a process beside the cluster and there is no node, so what needs one does not work: the
+// data mover, file system backups, hooks, and CSI snapshots.
+type Velero struct {
+	Default *Location // the backup storage location "default"
+	Client  client.Client
+
+	cp      ControlPlane
+	process *process
+}
+
+// StartVelero starts Velero with an S3 gateway for its default location on the control plane,
+// until the test ends. Its CRDs, those of VolumeSnapshots, and stand-ins for KubeVirt's are
+// installed, and the location is Available when it returns.
+func StartVelero(t testing.TB, cp ControlPlane) *Velero {
+	t.Helper()
+	programs, kubevirt := veleroModule.need(t), kubevirtPluginModule.need(t)
+	cp.InstallCRDs(t, veleroCRDs()...)
+	cp.install(t, snapshotCRDs(t))
+	cp.InstallCRDs(t, kubevirtCRDs()...)
+
+	v := &Velero{Client: cp.Client(t), cp: cp}
+	create(t, v.Client, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: VeleroNamespace}})
+	create(t, v.Client, serverDeployment())
+	v.Default = v.newLocation(t, "default", false)
+
+	// The path of a plugin's socket, below TMPDIR, must be shorter than 108 bytes.
+	tmp, err := os.MkdirTemp("", "velero")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(tmp) })
+	plugins := t.TempDir()
+	for name, dir := range map[string]string{"velero-plugin-for-aws": programs, "kubevirt-velero-plugin": kubevirt} {
+		if err := os.Symlink(filepath.Join(dir, name), filepath.Join(plugins, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	server := exec.Command(filepath.Join(programs, "velero"), "server", "--namespace", VeleroNamespace, "--kubeconfig", cp.Kubeconfig,
+		"--plugin-dir", plugins, "--metrics-address", cp.address+":8085", "--profiler-address", cp.address+":6060",
+		"--store-validation-frequency", "2s", "--backup-sync-period", "5s",
+		// No operation is ever pending here, so a Backup that a test made with such a phase keeps it.
+		"--item-operation-sync-frequency", "24h")
+	server.Dir = tmp
+	server.Env = append(os.Environ(), "KUBECONFIG="+cp.Kubeconfig, "TMPDIR="+tmp, "HOME="+tmp)
+	v.process = start(t, server)
+	v.Default.AwaitPhase(t, velerov1.BackupStorageLocationPhaseAvailable)
+	return v
+}
+
+// serverDeployment is the Deployment that a Velero server believes to be running in: each Restore
+// looks at it.
+func serverDeployment() *appsv1.Deployment {
+	labels := map[string]string{"deploy": "velero"}
+	return &appsv1.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Name: "velero", Namespace: VeleroNamespace},
+		Spec: appsv1.DeploymentSpec{
+			Replicas: new(int32),
+			Selector: &metav1.LabelSelector{MatchLabels: labels},
+			Template: corev1.PodTemplateSpec{
+				ObjectMeta: metav1.ObjectMeta{Labels: labels},
+				Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "velero", Image: "velero/velero", Command: []string{"/velero"}, Args: []string{"server"}}}},
+			},
+		},
+	}
+}
+
+// Backup makes a Backup and returns it when it has ended, in whichever phase. Volumes are not
+// copied: the claims alone are what a backup holds here.
+func (v *Velero) Backup(t testing.TB, name string, spec velerov1.BackupSpec) *velerov1.Backup {
+	t.Helper()
+	if spec.StorageLocation == "" {
+		spec.StorageLocation = v.Default.Name
+	}
+	b := &velerov1.Backup{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: VeleroNamespace}, Spec: spec}
+	create(t, v.Client, b)
+	v.process.await(t, endLimit, func() error {
+		if err := v.Client.Get(context.Background(), client.ObjectKeyFromObject(b), b); err != nil {
+			return err
+		}
+		return ended("backup", name, b.Status.Phase, velerov1.BackupPhaseCompleted, velerov1.BackupPhasePartiallyFailed,
+			velerov1.BackupPhaseFailed, velerov1.BackupPhaseFailedValidation)
+	})
+	return b
+}
+
+// BackupOf is a Backup of one namespace.
+func (v *Velero) BackupOf(t testing.TB, name, namespace string) *velerov1.Backup {
+	t.Helper()
+	return v.Backup(t, name, velerov1.BackupSpec{IncludedNamespaces: []string{namespace}})
+}
+
+// BackupInPhase makes a Backup of which there is nothing but the object, in a phase that Velero
+// leaves as it is: any but New, Queued and ReadyToStart, with which work begins. Its storage
+// location does not exist.
+func (v *Velero) BackupInPhase(t testing.TB, name, namespace string, phase velerov1.BackupPhase) *velerov1.Backup {
+	t.Helper()
+	switch phase {
+	case "", velerov1.BackupPhaseNew, velerov1.BackupPhaseQueued, velerov1.BackupPhaseReadyToStart:
+		t.Fatalf("a backup does not stay %q", phase)
+	}
+	now := metav1.Now()
+	b := &velerov1.Backup{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: VeleroNamespace},
+		Spec:       velerov1.BackupSpec{IncludedNamespaces: []string{namespace}, StorageLocation: "none"},
+		Status:     velerov1.BackupStatus{Phase: phase, StartTimestamp: &now},
+	}
+	create(t, v.Client, b)
+	return b
+}
+
+// DeleteBackup deletes a Backup as users do, with what it has in its location, and returns when
+// it is gone.
+func (v *Velero) DeleteBackup(t testing.TB, b *velerov1.Backup) {
+	t.Helper()
+	create(t, v.Client, &velerov1.DeleteBackupRequest{
+		ObjectMeta: metav1.ObjectMeta{GenerateName: b.Name + "-", Namespace: b.Namespace,
+			Labels: map[string]string{velerov1.BackupNameLabel: b.Name, velerov1.BackupUIDLabel: string(b.UID)}},
+		Spec: velerov1.DeleteBackupRequestSpec{BackupName: b.Name},
+	})
+	v.process.await(t, endLimit, func() error { return Gone(v.Client, b) })
+}
+
+// Restore makes a Restore and returns it when it has ended, in whichever phase.
+func (v *Velero) Restore(t testing.TB, name string, spec velerov1.RestoreSpec) *velerov1.Restore {
+	t.Helper()
+	r := &velerov1.Restore{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: VeleroNamespace}, Spec: spec}
+	create(t, v.Client, r)
+	v.process.await(t, endLimit, func() error {
+		if err := v.Client.Get(context.Background(), client.ObjectKeyFromObject(r), r); err != nil {
+			return err
+		}
+		return ended("restore", name, r.Status.Phase, velerov1.RestorePhaseCompleted, velerov1.RestorePhasePartiallyFailed,
+			velerov1.RestorePhaseFailed, velerov1.RestorePhaseFailedValidation)
+	})
+	return r
+}
+
+// ended is nil if the phase is one of the ends.
+func ended[P ~string](kind, name string, phase P, ends ...P) error {
+	if slices.Contains(ends, phase) {
+		return nil
+	}
+	return fmt.Errorf("%s %s is %q", kind, name, phase)
+}
