@@ -28,6 +28,10 @@ else
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/vmfr-agent ./agent
 endif
 
+.PHONY: controller
+controller: ## build bin/vmfr-controller; HOLDER_IMAGE=... is the default of its --holder-image
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS) -X main.holderImage=$(HOLDER_IMAGE)' -o bin/vmfr-controller ./controller
+
 .PHONY: binding
 binding: ## link libguestfs' Go binding to where go.mod looks for it
 	@test -f $(GUESTFS_GO) || { echo 'binding: $(GUESTFS_GO) is missing: install golang-guestfs-dev and libguestfs-dev' >&2; exit 1; }
@@ -38,7 +42,7 @@ deps: ## install the Debian packages that the tests use (root)
 	@test/deps.sh test
 
 .PHONY: manifests
-manifests: ## generate from api/v1alpha1: deep copies, deploy/crds, docs/crds.md
+manifests: ## generate deep copies, deploy/crds, docs/crds.md, the admission policies and deploy/install.yaml
 	@test/manifests.sh .
 
 .PHONY: cluster-programs
@@ -82,5 +86,5 @@ bench: build ## measure us against the kernel, guestmount and OpenSSH; writes do
 	go run ./bench -agent bin/vmfr-agent -out docs
 
 .PHONY: image
-image: ## build the container image with the container tool in IMAGE_TOOL (default podman)
-	$(or $(IMAGE_TOOL),podman) build -t vmfr:$(VERSION) .
+image: ## build the container image IMAGE (default vmfr:VERSION) with the container tool in IMAGE_TOOL (default podman)
+	$(or $(IMAGE_TOOL),podman) build --build-arg VERSION=$(VERSION) -t $(or $(IMAGE),vmfr:$(VERSION)) .
