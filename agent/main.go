@@ -3,6 +3,7 @@
 //	serve    disk images by SFTP, HTTPS and FUSE
 //	mount    disk images by FUSE only, in the foreground
 //	inspect  what is on disk images, and whether all of it can be read
+//	hold     lends volumes and listeners to a node's agent, in a pod
 //
 // Exit codes: 0 done; 1 it could not be done; 2 it was asked in a wrong way; 3 inspect found
 // something that cannot be read. Every error is one line on standard error that says what to
@@ -124,7 +125,7 @@ func rootCommand() *cobra.Command {
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usagef("%w; see %s --help", err, c.CommandPath())
 	})
-	root.AddCommand(serveCommand(), mountCommand(), inspectCommand(), versionCommand(), applianceCommand())
+	root.AddCommand(serveCommand(), mountCommand(), inspectCommand(), holdCommand(), versionCommand(), applianceCommand())
 	return root
 }
 

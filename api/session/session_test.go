@@ -148,3 +148,10 @@ func FuzzDecodeReport(f *testing.F) {
 		}
 	})
 }
+
+// TestReportName fixes the name: the controller and a node of another release must agree.
+func TestReportName(t *testing.T) {
+	if got := ReportName("0f3c9a5e-2b1d-4c6e-8a7f-000000000001"); got != "vmfr-c3wjz6tkmt-report" {
+		t.Error(got)
+	}
+}

@@ -49,6 +49,10 @@ var layers = []layer{
 	}},
 	{name: "jail", packages: []string{"agent/jail"}},
 	{name: "worker", packages: []string{"agent/worker"}},
+	// The processes of a node that read no guest's byte: they know Kubernetes, and nothing of disks.
+	{name: "node", packages: []string{"agent/incluster", "agent/holder", "agent/supervisor"}, peers: map[string][]string{
+		"agent/holder": {"agent/incluster"}, "agent/supervisor": {"agent/incluster"},
+	}},
 	{name: "main", packages: []string{"agent", "agent/sample"}, peers: map[string][]string{"agent": {"agent/sample"}}},
 }
 
@@ -59,6 +63,16 @@ const (
 	treeLayer     = 4
 	frontEndLayer = 5
 )
+
+// nodeLayer is the index of the layer that knows Kubernetes, and must not import what reads guests.
+const nodeLayer = 10
+
+// guestReaders are what interprets guests' bytes.
+var guestReaders = []string{module + "agent/extent", module + "agent/image", module + "agent/volume", module + "agent/fsys", module + "agent/tree", module + "agent/worker"}
+
+func isKubernetes(path string) bool {
+	return strings.HasPrefix(path, "k8s.io/") || strings.HasPrefix(path, "sigs.k8s.io/") || strings.HasPrefix(path, "github.com/vmware-tanzu/")
+}
 
 // behindTree are what a front end must not reach round the tree for.
 var behindTree = []string{"agent/image", "agent/probe", "agent/volume", "agent/engine"}
@@ -146,8 +160,12 @@ func transitive(p Package, path string, at int) []string {
 	var bad []string
 	for _, dep := range p.Deps {
 		switch {
-		case strings.HasPrefix(dep, "k8s.io/"), strings.HasPrefix(dep, "sigs.k8s.io/"), strings.HasPrefix(dep, "github.com/vmware-tanzu/"):
-			bad = append(bad, fmt.Sprintf("%s depends on %s: only the supervisor and the controller know Kubernetes", path, dep))
+		case at < nodeLayer && isKubernetes(dep):
+			bad = append(bad, fmt.Sprintf("%s depends on %s: on the agent's side only holder and supervisor know Kubernetes", path, dep))
+		case strings.HasPrefix(dep, "k8s.io/client-go/kubernetes"), strings.HasPrefix(dep, "sigs.k8s.io/controller-runtime"):
+			bad = append(bad, fmt.Sprintf("%s depends on %s: it registers every kind there is, in the workers' memory, too", path, dep))
+		case at == nodeLayer && oneOf(dep, guestReaders):
+			bad = append(bad, fmt.Sprintf("%s depends on %s: holder and supervisor read no guest's byte", path, dep))
 		case at > treeLayer || path == "agent/fsys/fsystest":
 		case dep == "net" || strings.HasPrefix(dep, "net/"), dep == "os/exec":
 			bad = append(bad, fmt.Sprintf("%s depends on %s: what reads guests' bytes opens no connection and starts no program", path, dep))
