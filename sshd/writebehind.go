@@ -7,7 +7,7 @@ import (
 )
 
 // writeBehindSize bounds what a connection has encrypted and not yet given to the kernel.
-const writeBehindSize = 512 << 10
+const writeBehindSize = 256 << 10
 
 // closeFlush is how long a closing connection may take to send what is left.
 const closeFlush = 250 * time.Millisecond
