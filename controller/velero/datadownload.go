@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	velerov2alpha1 "github.com/vmware-tanzu/velero/pkg/apis/velero/v2alpha1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -25,6 +26,7 @@ type Download struct {
 	Failed  bool   // it ended without the data
 	Message string // why it failed, or what Velero says of its state
 	Node    string
+	Since   time.Time // when it ended; zero: it has not, or nobody knows
 
 	object *velerov2alpha1.DataDownload
 }
@@ -48,6 +50,9 @@ func download(d *velerov2alpha1.DataDownload) Download {
 	result := Download{
 		Name: d.Name, UID: string(d.UID), PVC: d.Spec.TargetVolume.PVC, Target: d.Spec.TargetVolume.Namespace, Phase: string(s.Phase),
 		BytesDone: max(0, s.Progress.BytesDone), TotalBytes: max(0, s.Progress.TotalBytes), Message: s.Message, Node: s.Node, object: d,
+	}
+	if s.CompletionTimestamp != nil {
+		result.Since = s.CompletionTimestamp.Time
 	}
 	if result.TotalBytes == 0 {
 		result.TotalBytes = max(0, d.Spec.SnapshotSize)

@@ -9,23 +9,26 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// ReleaseSnapshots deletes the VolumeSnapshotContents that a Restore made, and never a snapshot: those belong
-// to the backup. A Restore makes one for each snapshot of the backup, whatever was selected.
+// ReleaseSnapshots deletes the VolumeSnapshotContents that Restores made whose names match, and never a
+// snapshot: those belong to the backup. A Restore makes one for each snapshot of the backup, whatever was selected.
 //
 // The policy of each is made Retain first, and only then may anybody delete the VolumeSnapshots that are
 // bound to them: under the policy Delete either deletion takes the snapshot along. It returns the names of
 // those that are still there; call it again until none is, and before the target namespace is deleted.
-func ReleaseSnapshots(ctx context.Context, r client.Reader, w client.Writer, restore string) (left []string, err error) {
+func ReleaseSnapshots(ctx context.Context, r client.Reader, w client.Writer, match func(restore string) bool) (left []string, err error) {
 	var list snapshotv1.VolumeSnapshotContentList
-	err = r.List(ctx, &list, client.MatchingLabels{LabelRestore: restore})
+	err = r.List(ctx, &list, client.HasLabels{LabelRestore})
 	if meta.IsNoMatchError(err) {
 		return nil, nil // a cluster without CSI snapshots
 	}
 	if err != nil {
-		return nil, fmt.Errorf("VolumeSnapshotContents of %s: %w", restore, err)
+		return nil, fmt.Errorf("VolumeSnapshotContents of Restores: %w", err)
 	}
 	for i := range list.Items {
 		content := &list.Items[i]
+		if !match(content.Labels[LabelRestore]) {
+			continue
+		}
 		left = append(left, content.Name)
 		if content.Spec.DeletionPolicy != snapshotv1.VolumeSnapshotContentRetain {
 			to := content.DeepCopy()
