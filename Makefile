@@ -47,7 +47,7 @@ manifests: ## generate deep copies, deploy/crds, docs/crds.md, the admission pol
 
 .PHONY: cluster-programs
 cluster-programs: ## build the Kubernetes programs that tests run into the user's cache (minutes, once)
-	go run ./test/cluster/build
+	@go run ./test/cluster/build
 
 .PHONY: check
 check: lint unit ## quick: lint, vet and unit tests

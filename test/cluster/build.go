@@ -10,6 +10,8 @@ import (
 	"path"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -21,6 +23,10 @@ import (
 // CacheEnv names the directory for what takes long to make; empty: vmfr in the user's cache
 // directory.
 const CacheEnv = "VMFR_CACHE"
+
+// buildJobs is how much of a build runs at once, at most: the linker takes up to 2 GiB for one of
+// the larger programs.
+const buildJobs = 4
 
 // Module is a set of programs that are built together: a Go module of its own in a folder here,
 // since their dependencies and the project's exclude each other.
@@ -69,15 +75,15 @@ var Modules = []Module{kubernetesModule, veleroModule, kubevirtPluginModule, s3M
 // Programs returns the directory that holds the module's programs as they are pinned; ok tells
 // whether they are there.
 func (m Module) Programs() (dir string, ok bool, err error) {
-	h := sha256.New()
+	key := sha256.New()
 	for _, name := range []string{"go.mod", "go.sum"} {
 		b, err := os.ReadFile(filepath.Join(m.source(), name))
 		if err != nil {
 			return "", false, err
 		}
-		h.Write(b)
+		key.Write(b)
 	}
-	_, _ = fmt.Fprintln(h, runtime.Version(), runtime.GOARCH, m.Flags, m.Packages)
+	_, _ = fmt.Fprintln(key, runtime.Version(), runtime.GOARCH, m.Flags, m.Packages)
 	cache := os.Getenv(CacheEnv)
 	if cache == "" {
 		if cache, err = os.UserCacheDir(); err != nil {
@@ -85,7 +91,7 @@ func (m Module) Programs() (dir string, ok bool, err error) {
 		}
 		cache = filepath.Join(cache, "vmfr")
 	}
-	dir = filepath.Join(cache, fmt.Sprintf("%s-%x", m.Folder, h.Sum(nil)[:8]))
+	dir = filepath.Join(cache, fmt.Sprintf("%s-%x", m.Folder, key.Sum(nil)[:8]))
 	for _, p := range m.Packages {
 		if _, err := os.Stat(filepath.Join(dir, path.Base(p))); err != nil {
 			return dir, false, nil
@@ -95,16 +101,18 @@ func (m Module) Programs() (dir string, ok bool, err error) {
 }
 
 // Build builds the programs unless they are there already, which takes minutes and gigabytes of
-// Go's caches the first time. Of two processes one builds and the other waits.
+// Go's caches the first time. Of two processes one builds and the other waits. What was built
+// from other versions of the module is removed, unless a test uses it.
 func (m Module) Build(ctx context.Context) (dir string, err error) {
 	dir, ok, err := m.Programs()
 	if err != nil || ok {
 		return dir, err
 	}
-	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+	cache := filepath.Dir(dir)
+	if err := os.MkdirAll(cache, 0o755); err != nil {
 		return "", err
 	}
-	lock, err := os.OpenFile(dir+".lock", os.O_CREATE|os.O_RDWR, 0o644)
+	lock, err := os.OpenFile(filepath.Join(cache, m.Folder+".lock"), os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
 		return "", err
 	}
@@ -115,22 +123,47 @@ func (m Module) Build(ctx context.Context) (dir string, err error) {
 	if _, ok, err := m.Programs(); err != nil || ok {
 		return dir, err
 	}
-	part, err := os.MkdirTemp(filepath.Dir(dir), "building-")
-	if err != nil {
+	part := filepath.Join(cache, "building-"+m.Folder)
+	if err := os.RemoveAll(part); err != nil { // of a build that was killed
 		return "", err
 	}
 	defer func() { _ = os.RemoveAll(part) }()
-	args := append([]string{"build", "-o", part + "/"}, append(m.Flags, m.Packages...)...)
+	args := slices.Concat([]string{"build", "-p", strconv.Itoa(min(runtime.NumCPU(), buildJobs)), "-o", part + "/"}, m.Flags, m.Packages)
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Dir = m.source()
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-mod=readonly", "GOWORK=off")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go %s in %s: %w\n%s", strings.Join(args, " "), cmd.Dir, err, out)
 	}
-	if err := os.Chmod(part, 0o755); err != nil {
+	if err := errors.Join(os.RemoveAll(dir), os.Rename(part, dir)); err != nil {
 		return "", err
 	}
-	return dir, errors.Join(os.RemoveAll(dir), os.Rename(part, dir))
+	return dir, m.removeOthers(dir)
+}
+
+// removeOthers removes what other versions of the module left in the cache. A directory that a
+// test uses is locked, and stays.
+func (m Module) removeOthers(dir string) error {
+	others, err := filepath.Glob(filepath.Join(filepath.Dir(dir), m.Folder+"-*"))
+	if err != nil {
+		return err
+	}
+	for _, other := range others {
+		if other == dir {
+			continue
+		}
+		f, err := os.Open(other)
+		if err != nil {
+			continue
+		}
+		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			err = os.RemoveAll(other)
+		}
+		if err := errors.Join(err, f.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // source is the module's folder, from wherever the test runs.
@@ -142,20 +175,33 @@ func (m Module) source() string {
 	return filepath.Join(filepath.Dir(file), m.Folder)
 }
 
-// need returns the directory of the programs. Where they were not built it skips the test, or
-// builds them where VMFR_TEST_REQUIRE is set.
+// need returns the directory of the programs and keeps it until the test ends. Where they were
+// not built it skips the test, or builds them where VMFR_TEST_REQUIRE is set.
 func (m Module) need(t testing.TB) string {
 	t.Helper()
-	dir, ok, err := m.Programs()
-	switch {
-	case err != nil:
-		t.Fatal(err)
-	case !ok && os.Getenv(fixture.RequireEnv) == "":
-		t.Skipf("%s is not built: run make cluster-programs", m.Folder)
-	case !ok:
-		if dir, err = m.Build(context.Background()); err != nil {
+	for {
+		dir, ok, err := m.Programs()
+		switch {
+		case err != nil:
+			t.Fatal(err)
+		case !ok && os.Getenv(fixture.RequireEnv) == "":
+			t.Skipf("%s is not built: run make cluster-programs", m.Folder)
+		case !ok:
+			if dir, err = m.Build(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		f, err := os.Open(dir)
+		if err != nil {
 			t.Fatal(err)
 		}
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_SH); err != nil {
+			t.Fatalf("%s: %v", dir, err)
+		}
+		if _, ok, _ := m.Programs(); ok {
+			t.Cleanup(func() { _ = f.Close() })
+			return dir
+		}
+		_ = f.Close() // removed before it was locked
 	}
-	return dir
 }

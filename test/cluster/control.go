@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -39,6 +40,8 @@ type ControlPlane struct {
 	programs string // the directory of the Kubernetes programs
 	dir      string // of keys and certificates
 	address  string // of all servers
+
+	controllers *sync.Once // starts them
 }
 
 // The tokens of --token-auth-file; what they are does not matter on loopback.
@@ -52,7 +55,7 @@ const (
 func Start(t testing.TB, crds ...string) ControlPlane {
 	t.Helper()
 	fixture.Need(t, "etcd")
-	cp := ControlPlane{programs: kubernetesModule.need(t), dir: t.TempDir(), address: loopback()}
+	cp := ControlPlane{programs: kubernetesModule.need(t), dir: t.TempDir(), address: loopback(), controllers: &sync.Once{}}
 	etcd := "http://" + net.JoinHostPort(cp.address, "2379")
 	peers := "http://" + net.JoinHostPort(cp.address, "2380")
 	start(t, exec.Command("etcd", "--data-dir", filepath.Join(cp.dir, "etcd"), "--unsafe-no-fsync", "--log-level", "warn",
@@ -95,12 +98,17 @@ func Start(t testing.TB, crds ...string) ControlPlane {
 	return cp
 }
 
-// StartControllers starts kube-controller-manager, until the test ends: namespaces are finalized,
+// StartControllers starts kube-controller-manager unless it runs, until the test ends: namespaces are finalized,
 // owned objects collected, Deployments get Pods (Pending: no kubelet takes them), claims are bound
 // and protected, ClusterRoles aggregated, and each namespace gets its ServiceAccount "default" and
 // the ConfigMap kube-root-ca.crt. Each controller acts as its own service account, as it does in a
 // real cluster, which is what admission policies see.
 func (cp ControlPlane) StartControllers(t testing.TB) {
+	t.Helper()
+	cp.controllers.Do(func() { cp.startControllers(t) })
+}
+
+func (cp ControlPlane) startControllers(t testing.TB) {
 	t.Helper()
 	p := start(t, exec.Command(filepath.Join(cp.programs, "kube-controller-manager"),
 		"--kubeconfig", cp.kubeconfig(t, "controllers", controllersToken), "--use-service-account-credentials", "--leader-elect=false",

@@ -64,3 +64,10 @@ func create(t testing.TB, c client.Client, o client.Object) {
 		t.Fatalf("%T %s: %v", o, o.GetName(), err)
 	}
 }
+
+func ignoreExists(err error) error {
+	if apierrors.IsAlreadyExists(err) {
+		return nil
+	}
+	return err
+}

@@ -26,26 +26,27 @@ const endLimit = 2 * time.Minute
 // Velero is a running Velero server with its plugins for S3 and KubeVirt.
 //
 // It is a process beside the cluster and there is no node, so what needs one does not work: the
-// data mover, file system backups, hooks, and CSI snapshots.
+// data mover, file system backups, hooks. CSI snapshots are of a Storage.
 type Velero struct {
 	Default *Location // the backup storage location "default"
-	Client  client.Client
+	Storage *Storage
+	Client  client.Client // an administrator's
 
 	cp      ControlPlane
 	process *process
 }
 
 // StartVelero starts Velero with an S3 gateway for its default location on the control plane,
-// until the test ends. Its CRDs, those of VolumeSnapshots, and stand-ins for KubeVirt's are
-// installed, and the location is Available when it returns.
+// until the test ends, and the controllers and the storage that it needs. Its CRDs, those of
+// VolumeSnapshots, and stand-ins for KubeVirt's are installed, and the location is Available
+// when it returns.
 func StartVelero(t testing.TB, cp ControlPlane) *Velero {
 	t.Helper()
 	programs, kubevirt := veleroModule.need(t), kubevirtPluginModule.need(t)
 	cp.InstallCRDs(t, veleroCRDs()...)
-	cp.install(t, snapshotCRDs(t))
 	cp.InstallCRDs(t, kubevirtCRDs()...)
 
-	v := &Velero{Client: cp.Client(t), cp: cp}
+	v := &Velero{Client: cp.Client(t), Storage: StartStorage(t, cp), cp: cp}
 	create(t, v.Client, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: VeleroNamespace}})
 	create(t, v.Client, serverDeployment())
 	v.Default = v.newLocation(t, "default", false)
@@ -64,11 +65,10 @@ func StartVelero(t testing.TB, cp ControlPlane) *Velero {
 	}
 	server := exec.Command(filepath.Join(programs, "velero"), "server", "--namespace", VeleroNamespace, "--kubeconfig", cp.Kubeconfig,
 		"--plugin-dir", plugins, "--metrics-address", cp.address+":8085", "--profiler-address", cp.address+":6060",
-		"--store-validation-frequency", "2s", "--backup-sync-period", "5s",
-		// No operation is ever pending here, so a Backup that a test made with such a phase keeps it.
-		"--item-operation-sync-frequency", "24h")
+		"--features", "EnableCSI", "--store-validation-frequency", "2s", "--backup-sync-period", "5s", "--item-operation-sync-frequency", "500ms")
 	server.Dir = tmp
-	server.Env = append(os.Environ(), "KUBECONFIG="+cp.Kubeconfig, "TMPDIR="+tmp, "HOME="+tmp)
+	server.Env = append(os.Environ(), "KUBECONFIG="+cp.Kubeconfig, "TMPDIR="+tmp, "HOME="+tmp,
+		"CSI_SNAPSHOT_EARLY_FREQUENT_POLLING=true") // each second, not every five
 	v.process = start(t, server)
 	v.Default.AwaitPhase(t, velerov1.BackupStorageLocationPhaseAvailable)
 	return v
@@ -91,8 +91,7 @@ func serverDeployment() *appsv1.Deployment {
 	}
 }
 
-// Backup makes a Backup and returns it when it has ended, in whichever phase. Volumes are not
-// copied: the claims alone are what a backup holds here.
+// Backup makes a Backup and returns it when it has ended, in whichever phase.
 func (v *Velero) Backup(t testing.TB, name string, spec velerov1.BackupSpec) *velerov1.Backup {
 	t.Helper()
 	if spec.StorageLocation == "" {
@@ -117,18 +116,23 @@ func (v *Velero) BackupOf(t testing.TB, name, namespace string) *velerov1.Backup
 }
 
 // BackupInPhase makes a Backup of which there is nothing but the object, in a phase that Velero
-// leaves as it is: any but New, Queued and ReadyToStart, with which work begins. Its storage
-// location does not exist.
+// leaves as it is: any but New, Queued and ReadyToStart, with which work begins. No plugin serves
+// its storage location "broken".
 func (v *Velero) BackupInPhase(t testing.TB, name, namespace string, phase velerov1.BackupPhase) *velerov1.Backup {
 	t.Helper()
 	switch phase {
 	case "", velerov1.BackupPhaseNew, velerov1.BackupPhaseQueued, velerov1.BackupPhaseReadyToStart:
 		t.Fatalf("a backup does not stay %q", phase)
 	}
+	ensure(t, v.Client, &velerov1.BackupStorageLocation{
+		ObjectMeta: metav1.ObjectMeta{Name: "broken", Namespace: VeleroNamespace},
+		Spec: velerov1.BackupStorageLocationSpec{Provider: "none",
+			StorageType: velerov1.StorageType{ObjectStorage: &velerov1.ObjectStorageLocation{Bucket: "none"}}},
+	})
 	now := metav1.Now()
 	b := &velerov1.Backup{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: VeleroNamespace},
-		Spec:       velerov1.BackupSpec{IncludedNamespaces: []string{namespace}, StorageLocation: "none"},
+		Spec:       velerov1.BackupSpec{IncludedNamespaces: []string{namespace}, StorageLocation: "broken"},
 		Status:     velerov1.BackupStatus{Phase: phase, StartTimestamp: &now},
 	}
 	create(t, v.Client, b)

@@ -2,11 +2,10 @@ package cluster
 
 import (
 	"context"
+	"fmt"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
-	storagev1 "k8s.io/api/storage/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -15,9 +14,6 @@ import (
 
 // PVCUIDLabel is what newer KubeVirt plugins put on a claim in a backup: the claim's UID.
 const PVCUIDLabel = "velero.kubevirt.io/pvc-uid"
-
-// StorageClass is the class of the disks' claims. Nothing provisions it.
-const StorageClass = "disks"
 
 // VM describes a VirtualMachine with its disks.
 type VM struct {
@@ -32,6 +28,7 @@ type Disk struct {
 	DataVolume bool   // the volume names a DataVolume of the claim's name, not the claim
 	Filesystem bool   // the claim's volume mode is Filesystem, not Block
 	Size       string // default 1Gi
+	Late       bool   // of StorageClassLate: a restored claim waits for a Pod
 	// Unlabelled: the claim lacks PVCUIDLabel in backups, as with plugins up to v0.8.
 	Unlabelled bool
 }
@@ -48,7 +45,7 @@ func (cp ControlPlane) CreateNamespace(t testing.TB, name string, labels ...stri
 }
 
 // CreateVM creates a VirtualMachine, with its namespace where that is missing, and returns the
-// claims of its disks in their order. Each is bound to a volume that holds nothing.
+// claims of its disks in their order, bound. It needs StartStorage or StartVelero.
 //
 // The newest KubeVirt plugin that can be built here, v0.8.0, does not label claims by their UID.
 // So the claims themselves carry the label; the backup is then the same as by a newer plugin.
@@ -56,7 +53,6 @@ func (cp ControlPlane) CreateVM(t testing.TB, vm VM) []corev1.PersistentVolumeCl
 	t.Helper()
 	c := cp.Client(t)
 	ensure(t, c, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: vm.Namespace}})
-	ensure(t, c, &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: StorageClass}, Provisioner: "kubernetes.io/no-provisioner"})
 	var (
 		claims         []corev1.PersistentVolumeClaim
 		disks, volumes []any
@@ -89,46 +85,47 @@ func (cp ControlPlane) CreateVM(t testing.TB, vm VM) []corev1.PersistentVolumeCl
 		"status": map[string]any{"printableStatus": "Stopped"},
 	}}
 	create(t, c, machine)
+	for i := range claims {
+		Await(t, endLimit, func() error {
+			if err := c.Get(context.Background(), client.ObjectKeyFromObject(&claims[i]), &claims[i]); err != nil {
+				return err
+			}
+			if phase := claims[i].Status.Phase; phase != corev1.ClaimBound {
+				return fmt.Errorf("claim %s is %s", claims[i].Name, phase)
+			}
+			return nil
+		})
+	}
 	return claims
 }
 
-// createClaim creates a disk's claim, the volume that it is bound to, and its DataVolume.
+// createClaim creates a disk's claim, and its DataVolume.
 func createClaim(t testing.TB, c client.Client, vm VM, d Disk) *corev1.PersistentVolumeClaim {
 	t.Helper()
 	ctx, name := context.Background(), vm.Name+"-"+d.Name
-	size, mode := d.Size, corev1.PersistentVolumeBlock
+	size, mode, class := d.Size, corev1.PersistentVolumeBlock, StorageClass
 	if size == "" {
 		size = "1Gi"
 	}
 	if d.Filesystem {
 		mode = corev1.PersistentVolumeFilesystem
 	}
-	capacity := corev1.ResourceList{corev1.ResourceStorage: resource.MustParse(size)}
-	access := []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}
-	volume := &corev1.PersistentVolume{
-		ObjectMeta: metav1.ObjectMeta{Name: vm.Namespace + "-" + name},
-		Spec: corev1.PersistentVolumeSpec{
-			StorageClassName: StorageClass, VolumeMode: &mode, Capacity: capacity, AccessModes: access,
-			PersistentVolumeReclaimPolicy: corev1.PersistentVolumeReclaimRetain,
-			PersistentVolumeSource:        corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{Driver: "disks.test", VolumeHandle: vm.Namespace + "-" + name}},
-			ClaimRef:                      &corev1.ObjectReference{Namespace: vm.Namespace, Name: name},
-		},
+	claim := &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: vm.Namespace, Name: name}}
+	if d.Late {
+		class = StorageClassLate
+		claim.Annotations = map[string]string{selectedNode: "node"}
 	}
-	create(t, c, volume)
-
-	claim := &corev1.PersistentVolumeClaim{
-		ObjectMeta: metav1.ObjectMeta{Namespace: vm.Namespace, Name: name},
-		Spec: corev1.PersistentVolumeClaimSpec{
-			StorageClassName: new(StorageClass), VolumeMode: &mode, AccessModes: access, VolumeName: volume.Name,
-			Resources: corev1.VolumeResourceRequirements{Requests: capacity},
-		},
+	claim.Spec = corev1.PersistentVolumeClaimSpec{
+		StorageClassName: &class, VolumeMode: &mode, AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
+		Resources: corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse(size)}},
 	}
 	if d.DataVolume {
 		dv := &unstructured.Unstructured{Object: map[string]any{
 			"apiVersion": "cdi.kubevirt.io/v1beta1", "kind": "DataVolume",
 			"metadata": map[string]any{"namespace": vm.Namespace, "name": name},
-			"spec":     map[string]any{"source": map[string]any{"blank": map[string]any{}}, "storage": map[string]any{"resources": map[string]any{"requests": map[string]any{"storage": size}}}},
-			"status":   map[string]any{"phase": "Succeeded"},
+			"spec": map[string]any{"source": map[string]any{"blank": map[string]any{}},
+				"storage": map[string]any{"resources": map[string]any{"requests": map[string]any{"storage": size}}}},
+			"status": map[string]any{"phase": "Succeeded"},
 		}}
 		create(t, c, dv)
 		claim.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(dv, dv.GroupVersionKind())}
@@ -136,16 +133,10 @@ func createClaim(t testing.TB, c client.Client, vm VM, d Disk) *corev1.Persisten
 	create(t, c, claim)
 	if !d.Unlabelled {
 		before := claim.DeepCopy()
-		claim.Labels = map[string]string{PVCUIDLabel: string(claim.UID)}
+		metav1.SetMetaDataLabel(&claim.ObjectMeta, PVCUIDLabel, string(claim.UID))
 		if err := c.Patch(ctx, claim, client.MergeFrom(before)); err != nil {
 			t.Fatal(err)
 		}
-	}
-	// Bound is what the binder of StartControllers would say; it may not be there.
-	before := claim.DeepCopy()
-	claim.Status = corev1.PersistentVolumeClaimStatus{Phase: corev1.ClaimBound, Capacity: capacity, AccessModes: access}
-	if err := c.Status().Patch(ctx, claim, client.MergeFrom(before)); err != nil {
-		t.Fatal(err)
 	}
 	return claim
 }
@@ -153,7 +144,7 @@ func createClaim(t testing.TB, c client.Client, vm VM, d Disk) *corev1.Persisten
 // ensure creates an object unless it exists.
 func ensure(t testing.TB, c client.Client, o client.Object) {
 	t.Helper()
-	if err := c.Create(context.Background(), o); err != nil && !apierrors.IsAlreadyExists(err) {
+	if err := ignoreExists(c.Create(context.Background(), o)); err != nil {
 		t.Fatalf("%T %s: %v", o, o.GetName(), err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"log"
 	"os"
 	"os/signal"
+	"syscall"
 	"time"
 
 	"vmfr/test/cluster"
@@ -13,22 +14,22 @@ import (
 
 func main() {
 	log.SetFlags(0)
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	for _, m := range cluster.Modules {
 		dir, ok, err := m.Programs()
-		if err == nil && !ok {
-			log.Printf("building %s into %s: this takes some minutes, once", m.Folder, dir)
+		switch {
+		case err != nil:
+			log.Fatal(err)
+		case ok:
+			log.Printf("%s: built already, in %s", m.Folder, dir)
+			continue
 		}
+		log.Printf("%s: building into %s, which takes minutes once", m.Folder, dir)
 		start := time.Now()
-		if err == nil {
-			_, err = m.Build(ctx)
-		}
-		if err != nil {
+		if _, err := m.Build(ctx); err != nil {
 			log.Fatal(err)
 		}
-		if !ok {
-			log.Printf("built %s in %s", m.Folder, time.Since(start).Round(time.Second))
-		}
+		log.Printf("%s: built in %s", m.Folder, time.Since(start).Round(time.Second))
 	}
 }
