@@ -62,8 +62,9 @@ func Split(command string, list List) ([]string, error) {
 	return expand(words, list)
 }
 
-// Expand replaces patterns in words that were not quoted for a shell: a backslash makes the
-// next character plain.
+// Expand replaces patterns in words that were not quoted for a shell, as rsync does with secluded
+// arguments: where one of * ? [ is in a word a backslash makes the next character plain, and in other
+// words it is a character.
 func Expand(args []string, list List) ([]string, error) {
 	words := make([]word, len(args))
 	size := 0
@@ -71,7 +72,7 @@ func Expand(args []string, list List) ([]string, error) {
 		size += len(a)
 		e := encode(a)
 		words[i] = word{text: a}
-		if pattern.HasMeta(e, 0) {
+		if strings.ContainsAny(e, "*?[") {
 			words[i] = word{text: unescape(e, ""), pattern: e}
 		}
 	}

@@ -120,8 +120,8 @@ func TestExpand(t *testing.T) {
 		_ = yield("a b") && yield("c*d") && yield("cxd")
 		return nil
 	}
-	got, err := Expand([]string{"/a b", "/a*", `/c\*d*`, "/c*", "$(id) 'x", `back\slash`, ""}, list)
-	want := []string{"/a b", "/a b", "/c*d", "/c*d", "/cxd", "$(id) 'x", `back\slash`, ""}
+	got, err := Expand([]string{"/a b", "/a*", `/c\*d*`, "/c*", `/c\*d`, `/\[x]/b\\\?`, "$(id) 'x", `back\slash`, ""}, list)
+	want := []string{"/a b", "/a b", "/c*d", "/c*d", "/cxd", "/c*d", `/[x]/b\?`, "$(id) 'x", `back\slash`, ""}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%q, %v", got, err)
 	}

@@ -25,7 +25,7 @@ func TestBrowser(t *testing.T) {
 	}{
 		{"Start", c.startPage}, {"Folder", c.folder}, {"Preview", c.preview}, {"Details", c.details}, {"Compare", c.compare}, {"Versions", c.versions},
 		{"Search", c.search}, {"Download", c.download}, {"Hostile", c.hostile}, {"LargeFolder", c.large}, {"Narrow", c.narrow}, {"Keyboard", c.keyboard},
-		{"WithoutScript", c.withoutScript}, {"Logout", c.logout},
+		{"WithoutScript", c.withoutScript}, {"Commands", func(t *testing.T) { c.commands(t, first) }}, {"Logout", c.logout},
 	} {
 		t.Run(test.name, test.run)
 	}

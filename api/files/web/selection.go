@@ -84,11 +84,11 @@ func (s *Site) commandsFor(host string, paths []string) []command {
 		scp := []string{"scp", "-r", "-p", "-P", p}
 		for i, path := range paths {
 			from := s.cfg.User + "@" + ssh + ":"
-			scp = append(scp, from+globEscape(path))
+			scp = append(scp, from+scpPath(path))
 			if i > 0 {
 				from = ":" // the same host once more
 			}
-			rsync = append(rsync, from+globEscape(path))
+			rsync = append(rsync, from+rsyncPath(path))
 		}
 		out = append(out, command{"rsync", shellLine(append(rsync, "./")), s.texts.get("commands.rsync")},
 			command{"scp", shellLine(append(scp, "./")), s.texts.get("commands.scp")})

@@ -58,10 +58,15 @@ func shellQuote(s string) string {
 	return b.String() + "'"
 }
 
-// globEscape keeps scp and rsync from taking a name for a pattern.
-func globEscape(s string) string {
+var globEscape = strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`)
+
+// scpPath keeps scp, since OpenSSH 9, from taking a name for a pattern.
+func scpPath(s string) string { return globEscape.Replace(s) }
+
+// rsyncPath does so with rsync's secluded arguments, in which a backslash is one where no pattern is.
+func rsyncPath(s string) string {
 	if !strings.ContainsAny(s, `*?[`) {
-		return s // without a pattern rsync takes a backslash as it is, and so do current scps
+		return s
 	}
-	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(s)
+	return globEscape.Replace(s)
 }
