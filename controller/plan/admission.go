@@ -25,7 +25,8 @@ const (
 //
 //   - Workloads: the controller makes Deployments, and Kubernetes' own controllers make ReplicaSets
 //     and Pods from them. Nobody else makes or changes anything that runs, a cluster's administrator
-//     included: he can delete what is there.
+//     included: he can delete what is there. A Pod's annotations are free, since network plugins
+//     write addresses there under names that differ from cluster to cluster.
 //   - Access: nobody enters a holder (exec, attach, ephemeral containers), since he would act as the
 //     holder and read the raw disks; holders have no shell, and their logs are open. Only kubelets get
 //     tokens of holders' accounts. Port-forward stays: it is how users reach a session.
@@ -64,9 +65,10 @@ func AdmissionPolicies(controllerUser string) []client.Object {
 			{Name: "controller", Expression: controller},
 			{Name: "kind", Expression: "request.resource.resource"},
 			{Name: "builtIn", Expression: builtIn},
+			{Name: "annotated", Expression: annotated},
 		},
 		Validations: []admissionv1.Validation{{
-			Expression:        `variables.kind == "deployments" && variables.controller || variables.builtIn`,
+			Expression:        `variables.kind == "deployments" && variables.controller || variables.builtIn || variables.annotated`,
 			MessageExpression: `request.userInfo.username + " may not make or change " + variables.kind + " here: in the namespace of a file restore only vmfr-controller runs anything"`,
 			Message:           "in the namespace of a file restore only vmfr-controller runs anything",
 			Reason:            new(metav1.StatusReasonForbidden),
@@ -118,6 +120,17 @@ var builtIn = strings.Join([]string{
 	`request.userInfo.username == "system:serviceaccount:kube-system:generic-garbage-collector" && request.operation == "UPDATE"`,
 	`request.userInfo.username == "system:kube-controller-manager" && variables.kind in ["deployments", "replicasets", "pods"]`,
 }, " || ")
+
+// annotated is an update of a Pod that leaves alone what it runs and whose it is.
+var annotated = strings.Join([]string{
+	`variables.kind == "pods"`, `request.operation == "UPDATE"`, `(!has(request.subResource) || request.subResource == "")`,
+	`object.spec == oldObject.spec`, same("labels"), same("ownerReferences"),
+}, " && ")
+
+// same tells whether a field of the metadata, which may be missing, is as it was.
+func same(field string) string {
+	return fmt.Sprintf("has(object.metadata.%[1]s) == has(oldObject.metadata.%[1]s) && (!has(object.metadata.%[1]s) || object.metadata.%[1]s == oldObject.metadata.%[1]s)", field)
+}
 
 // rule matches resources, separated by spaces, of all versions of a group.
 func rule(group, resources string, operations ...admissionv1.OperationType) admissionv1.NamedRuleWithOperations {

@@ -34,6 +34,9 @@ const (
 	passwordLen      = 24
 	maxPassword      = 1024 // bytes
 	maxUsername      = 64   // bytes, of the file browser's
+	// maxDiskKeys bounds all disk keys together, in bytes: a holder hands its agent at most 1 MiB of
+	// credentials, of which keys of SSH take twice maxKeyLines.
+	maxDiskKeys = 256 << 10
 )
 
 // sshUsername is what the CRD allows.
@@ -226,9 +229,13 @@ func diskKeys(name types.NamespacedName, s *corev1.Secret) (map[string][]byte, e
 	if len(r.data) == 0 {
 		return nil, &CredentialError{Secret: name, Rule: "it is empty: each of its values must be a key or passphrase of a LUKS volume"}
 	}
+	total := 0
 	for _, key := range slices.Sorted(maps.Keys(r.data)) {
 		if len(r.data[key]) == 0 {
 			return nil, r.errorf(key, "it is empty: it must hold a key or passphrase of a LUKS volume")
+		}
+		if total += len(r.data[key]); total > maxDiskKeys {
+			return nil, &CredentialError{Secret: name, Rule: fmt.Sprintf("its values have more than %d bytes together", maxDiskKeys)}
 		}
 	}
 	return maps.Clone(r.data), nil

@@ -131,7 +131,8 @@ func (b *builder) diskHolder(bk *Backup, doc *session.Session) (client.Object, e
 // root in most runtimes, and the token and keys to whoever runs. Root without any capability reads
 // what its owner's and group's modes allow, and the supplemental group is the images' own. An
 // fsGroup would do more, and write to the restored volume: the kubelet changes every file's group.
-func (b *builder) pod(args ...string) *corev1.PodSpec {
+func (b *builder) pod(part ...string) *corev1.PodSpec {
+	command := append([]string{agentProgram, "hold"}, part...)
 	pod := &corev1.PodSpec{
 		ServiceAccountName: b.names.Object(), AutomountServiceAccountToken: new(false), EnableServiceLinks: new(false),
 		// Neither the session's name nor the node's belongs into what clients and programs see.
@@ -145,16 +146,16 @@ func (b *builder) pod(args ...string) *corev1.PodSpec {
 		},
 		Containers: []corev1.Container{{
 			Name: container, Image: b.cfg.Image, ImagePullPolicy: b.cfg.ImagePullPolicy, Resources: b.cfg.Resources,
-			Command: append([]string{agentProgram, "hold"}, args...),
+			Command: command,
 			Env: []corev1.EnvVar{
 				fieldEnv("POD_NAME", "metadata.name"), fieldEnv("POD_NAMESPACE", "metadata.namespace"),
 				fieldEnv("POD_UID", "metadata.uid"), fieldEnv("NODE_NAME", "spec.nodeName"),
 			},
-			// Ready: the agent has what the holder brought. Alive is the process itself: a holder that
-			// waits for its agent must not be restarted, since it has the listeners. The image has no
-			// shell, and a port for it would be reachable by others.
+			// Ready: the agent serves what the holder brought. There is no liveness probe: a holder that
+			// waits for its agent must not be restarted, since it has the listeners. Exec, since a port
+			// for the kubelet would be open to others, too, and the NetworkPolicies keep it closed.
 			ReadinessProbe: &corev1.Probe{
-				ProbeHandler:  corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{agentProgram, "hold", "--check"}}},
+				ProbeHandler:  corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: append(slices.Clone(command), "--check")}},
 				PeriodSeconds: 5, TimeoutSeconds: 5, FailureThreshold: 3, SuccessThreshold: 1,
 			},
 			SecurityContext: &corev1.SecurityContext{
@@ -232,16 +233,19 @@ func (b *builder) deployment(p place, part string, pod *corev1.PodSpec, doc *ses
 }
 
 // configHash changes with what a holder reads only when it starts. Credentials and certificates
-// are not in it: they are followed while it runs. The identity is there by hashes, since
-// annotations are read by many.
+// are not in it: they are followed while it runs. Of the identity only public
+// halves go in, since annotations are read by many.
 func configHash(i Identity, doc *session.Session) (string, error) {
 	text, err := json.Marshal(doc)
 	if err != nil {
 		return "", fmt.Errorf("plan: %w", err)
 	}
+	host, err := i.HostKeyLine()
+	if err != nil {
+		return "", fmt.Errorf("plan: %w", err)
+	}
 	h := sha256.New()
-	host := sha256.Sum256(i.HostKey)
-	_, _ = h.Write(host[:])
-	_, _ = h.Write(text) // with the session's id, the join key's hash
+	_, _ = h.Write([]byte(host + "\n"))
+	_, _ = h.Write(text) // with the session's id, which is the join key's hash
 	return hex.EncodeToString(h.Sum(nil)[:16]), nil
 }

@@ -86,14 +86,26 @@ func (n Names) Restore(number int) string { return n.Object() + "-" + strconv.It
 // account, Role and RoleBinding, NetworkPolicy, Route or Ingress.
 func (n Names) Object() string { return DefaultPrefix + "-" + n.Suffix }
 
-// The ConfigMaps.
-func (n Names) SessionConfig() string { return n.Object() + "-session" }    // session.json, in every namespace
-func (n Names) Report() string        { return n.Object() + "-report" }     // what became of it
-func (n Names) ServiceCA() string     { return n.Object() + "-service-ca" } // OpenShift's, filled in by it
+// SessionConfig is the ConfigMap with session.json, in every namespace.
+func (n Names) SessionConfig() string { return n.Object() + "-session" }
 
-// The Secrets.
-func (n Names) Identity() string { return n.Object() + "-identity" } // in every namespace
-func (n Names) SSH() string      { return n.Object() + "-ssh" }
-func (n Names) Browser() string  { return n.Object() + "-browser" }
-func (n Names) TLS() string      { return n.Object() + "-tls" }
+// Report is the ConfigMap in which the front holder tells what became of the session.
+func (n Names) Report() string { return n.Object() + "-report" }
+
+// ServiceCA is the ConfigMap that OpenShift writes its authority's certificate into.
+func (n Names) ServiceCA() string { return n.Object() + "-service-ca" }
+
+// Identity is the Secret that makes holders one session, in every namespace.
+func (n Names) Identity() string { return n.Object() + "-identity" }
+
+// SSH is the Secret of who may log in by SSH.
+func (n Names) SSH() string { return n.Object() + "-ssh" }
+
+// Browser is the Secret of who may log in by HTTPS.
+func (n Names) Browser() string { return n.Object() + "-browser" }
+
+// TLS is the Secret with the serving certificate.
+func (n Names) TLS() string { return n.Object() + "-tls" }
+
+// DiskKeys is the Secret with the keys of LUKS volumes.
 func (n Names) DiskKeys() string { return n.Object() + "-diskkeys" }

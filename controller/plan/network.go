@@ -39,11 +39,12 @@ func (b *builder) ports() (out []port) {
 	return out
 }
 
-// service leads clients to the front holder.
+// service leads clients to the front holder, ready or not: its listeners outlive the node's agent,
+// and whoever comes while that one restarts waits in their queue instead of being refused.
 func (b *builder) service() client.Object {
 	s := &corev1.Service{
 		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Service"}, ObjectMeta: b.meta(b.names.Session, b.names.Object()),
-		Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeClusterIP, Selector: PodLabels(b.in.Restore.UID, PartFront)},
+		Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeClusterIP, Selector: PodLabels(b.in.Restore.UID, PartFront), PublishNotReadyAddresses: true},
 	}
 	for _, p := range b.ports() {
 		s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Name: p.name, Protocol: corev1.ProtocolTCP, Port: p.number, TargetPort: intstr.FromString(p.name)})
