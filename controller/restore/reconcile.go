@@ -140,7 +140,7 @@ func (r *reconciler) patch(ctx context.Context, s *scope) error {
 
 // tell writes an Event beside the restore.
 func (r *reconciler) tell(s *scope, e event) {
-	r.events.Eventf(s.vmfr, nil, e.kind, e.reason, "FileRestore", "%s", clip(e.message))
+	r.events.Eventf(s.vmfr, nil, e.kind, e.reason, e.action, "%s", clip(e.message))
 }
 
 // next is when to look again without an event.
@@ -169,7 +169,7 @@ func (r *reconciler) expire(ctx context.Context, s *scope) (bool, error) {
 	uid := s.vmfr.UID
 	err := r.client.Delete(ctx, s.vmfr, client.Preconditions{UID: &uid})
 	if err == nil {
-		r.tell(s, event{corev1.EventTypeNormal, "Expired", fmt.Sprintf("spec.ttl of %s is over", ttl.Duration)})
+		r.tell(s, event{corev1.EventTypeNormal, "Expired", actionSession, fmt.Sprintf("spec.ttl of %s is over", ttl.Duration)})
 	}
 	return true, client.IgnoreNotFound(err)
 }
