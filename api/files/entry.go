@@ -10,6 +10,7 @@ import (
 
 	"vmfr/agent/fsys"
 	"vmfr/agent/tree"
+	"vmfr/api/files/sddl"
 )
 
 // entry describes one object. A name or target that is not UTF-8 comes a second time as its
@@ -36,6 +37,8 @@ type entry struct {
 	Btime  string            `json:"btime,omitempty"`
 	ETag   string            `json:"etag,omitempty"`
 	Xattrs map[string][]byte `json:"xattrs,omitempty"`
+	// Security is what the attribute system.ntfs_acl says, in words.
+	Security *security `json:"security,omitempty"`
 	// Streams are the named streams of a file on NTFS, for ?stream=.
 	Streams []streamEntry `json:"streams,omitempty"`
 
@@ -123,6 +126,28 @@ func (h *handler) entry(name string, n tree.Node, a fsys.Attr) entry {
 	return e
 }
 
+// security is a Windows security descriptor. Names are those of well-known SIDs.
+type security struct {
+	Owner     string `json:"owner,omitempty"`
+	OwnerName string `json:"ownerName,omitempty"`
+	Group     string `json:"group,omitempty"`
+	GroupName string `json:"groupName,omitempty"`
+	SDDL      string `json:"sddl"`
+}
+
+// securityOf is nil where there is no descriptor, or none that can be read: the attribute has its bytes.
+func securityOf(xattrs map[string][]byte) *security {
+	b, ok := xattrs["system.ntfs_acl"]
+	if !ok {
+		return nil
+	}
+	d, err := sddl.Parse(b)
+	if err != nil {
+		return nil
+	}
+	return &security{d.Owner, sddl.Name(d.Owner), d.Group, sddl.Name(d.Group), d.SDDL}
+}
+
 // streamEntry is a named stream.
 type streamEntry struct {
 	Name      string `json:"name"`
@@ -141,6 +166,7 @@ func (h *handler) attributes(e *entry, n tree.Node) {
 	if e.Xattrs, err = h.tree.Xattrs(n); err != nil {
 		e.Error = describeError(err)
 	}
+	e.Security = securityOf(e.Xattrs)
 	list, err := h.tree.Streams(n)
 	if err != nil && !errors.Is(err, fsys.ErrUnsupported) {
 		e.Error = describeError(err)

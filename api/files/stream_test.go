@@ -34,6 +34,9 @@ func TestStreams(t *testing.T) {
 	zone := "[ZoneTransfer]\r\nZoneId=3\r\n"
 	fixture.Run(t, "setfattr", "-n", "user.Zone.Identifier", "-v", zone, filepath.Join(mnt, "setup.exe"))
 	fixture.Run(t, "setfattr", "-n", "user.größe <b>", "-v", large, filepath.Join(mnt, "setup.exe"))
+	// By Administrators and Users, for System all and for a domain's user reading.
+	fixture.Run(t, "setfattr", "-n", "system.ntfs_acl", "-v", "0x0100048014000000240000000000000034000000"+"01020000000000052000000020020000"+"01020000000000052000000021020000"+
+		"0200400002000000"+"00031400ff011f00010100000000000512000000"+"00002400890012000105000000000005150000000100000002000000"+"03000000f4010000", filepath.Join(mnt, "plain"))
 	if got, err := os.ReadFile(filepath.Join(mnt, "setup.exe")); err != nil || string(got) != "main" {
 		t.Fatal(err)
 	}
@@ -60,6 +63,28 @@ func TestStreams(t *testing.T) {
 		}
 		if r := s.get(path, "Range: bytes=1-3"); r.status != 206 || string(r.body) != want[1:4] {
 			t.Errorf("%s: a range: %d %q", path, r.status, r.body)
+		}
+	}
+	const words = "O:BAG:BUD:(A;OICI;FA;;;SY)(A;;FR;;;S-1-5-21-1-2-3-500)"
+	for path, parts := range map[string][]string{
+		"/files" + disk + "/plain?stat=1":               {`"ownerName":"BUILTIN\\Administrators"`, `"group":"S-1-5-32-545"`, `"sddl":"` + words + `"`},
+		"/api/v1/entries?path=" + disk + "&xattrs=true": {`"sddl":"` + words + `"`},
+		"/browse" + disk + "/plain":                     {`BUILTIN\Administrators`, "S-1-5-32-545", words},
+	} {
+		a := s.get(path)
+		for _, p := range parts {
+			if a.status != 200 || !strings.Contains(string(a.body), p) {
+				t.Errorf("%s: %d lacks %s: %s", path, a.status, p, a.body)
+			}
+		}
+		template, _, _ := strings.Cut(path, "?")
+		if strings.HasPrefix(path, "/files") {
+			template = "/files/{path}"
+		}
+		if !strings.HasPrefix(path, "/browse") {
+			if err := conforms(description(t), template, "GET", path, a); err != nil {
+				t.Errorf("%s: %v", path, err)
+			}
 		}
 	}
 	etags := map[string]bool{}

@@ -42,8 +42,30 @@ type entry struct {
 	TargetBytes []byte            `json:"targetBytes"`
 	Device      string            `json:"device"`
 	Xattrs      map[string][]byte `json:"xattrs"`
+	Security    *security         `json:"security"`
 	Streams     []stream          `json:"streams"`
 	Error       *problem          `json:"error"`
+}
+
+// security is a Windows security descriptor in words.
+type security struct {
+	Owner     string `json:"owner"`
+	OwnerName string `json:"ownerName"`
+	Group     string `json:"group"`
+	GroupName string `json:"groupName"`
+	SDDL      string `json:"sddl"`
+}
+
+// maxSDDL is how much of a descriptor is shown, in bytes: a list has at most some dozens of entries,
+// unless somebody wants a page to be long.
+const maxSDDL = 4096
+
+// Permissions is as much of the descriptor as a page shows.
+func (s *security) Permissions() string {
+	if len(s.SDDL) > maxSDDL {
+		return s.SDDL[:maxSDDL] + "…"
+	}
+	return s.SDDL
 }
 
 type stream struct {
