@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"vmfr/api/session"
 	"vmfr/api/v1alpha1"
 )
 
@@ -29,7 +30,8 @@ const (
 //     write addresses there under names that differ from cluster to cluster.
 //   - Access: nobody enters a holder (exec, attach, ephemeral containers), since he would act as the
 //     holder and read the raw disks; holders have no shell, and their logs are open. Only kubelets get
-//     tokens of holders' accounts. Port-forward stays: it is how users reach a session.
+//     tokens of holders' accounts, and OpenShift's controller such as its registry takes. Port-forward
+//     stays: it is how users reach a session.
 //   - Namespaces: the label that all this hangs on stays where it is, and so does the owner's.
 //
 // The policies are the cluster's, not a session's. controllerUser is Config.ControllerUser.
@@ -82,7 +84,7 @@ func AdmissionPolicies(controllerUser string) []client.Object {
 			rule("", "serviceaccounts/token", admissionv1.Create),
 		}},
 		Validations: []admissionv1.Validation{{
-			Expression: `request.resource.resource == "serviceaccounts" && "system:nodes" in request.userInfo.groups`,
+			Expression: `request.resource.resource == "serviceaccounts" && (` + tokens + `)`,
 			Message:    "nobody enters the pods of a file restore or takes their tokens; kubectl logs and port-forward work",
 			Reason:     new(metav1.StatusReasonForbidden),
 		}},
@@ -120,6 +122,11 @@ var builtIn = strings.Join([]string{
 	`request.userInfo.username == "system:serviceaccount:kube-system:generic-garbage-collector" && request.operation == "UPDATE"`,
 	`request.userInfo.username == "system:kube-controller-manager" && variables.kind in ["deployments", "replicasets", "pods"]`,
 }, " || ")
+
+// tokens is who gets tokens, and for what.
+var tokens = `"system:nodes" in request.userInfo.groups || ` +
+	`request.userInfo.username == "system:serviceaccount:openshift-infra:serviceaccount-pull-secrets-controller" && ` +
+	fmt.Sprintf(`!(has(object.spec.audiences) && %q in object.spec.audiences)`, session.TokenAudience)
 
 // annotated is an update of a Pod that leaves alone what it runs and whose it is.
 var annotated = strings.Join([]string{

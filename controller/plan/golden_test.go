@@ -69,6 +69,7 @@ func goldenCases() map[string]goldenCase {
 	}
 	in = testInput(external)
 	in.Backups[0].Attach = true
+	in.Backups[0].Disks[0].Mode = session.Filesystem
 	cfg := openShiftConfig()
 	cfg.ReadAll = true
 	cases["openshift"] = goldenCase{cfg: cfg, in: in}

@@ -55,17 +55,10 @@ func (b *builder) holders(doc *session.Session) (out []client.Object, err error)
 
 // frontHolder has the listeners and no disk.
 func (b *builder) frontHolder(doc *session.Session) (client.Object, error) {
-	pod := b.pod("--front")
+	pod := b.pod([]string{session.KeyJoin, session.KeyHostKey}, "--front")
 	c := &pod.Containers[0]
 	for _, p := range b.ports() {
 		c.Ports = append(c.Ports, corev1.ContainerPort{Name: p.name, ContainerPort: p.number, Protocol: corev1.ProtocolTCP})
-	}
-	secret := func(volume, name, dir string, keys ...string) {
-		s := &corev1.SecretVolumeSource{SecretName: name, DefaultMode: new(int32(secretMode))}
-		for _, k := range keys {
-			s.Items = append(s.Items, corev1.KeyToPath{Key: k, Path: k})
-		}
-		mount(pod, volume, dir, corev1.VolumeSource{Secret: s})
 	}
 	if b.in.SSH() != nil {
 		// The user's private key stays out of the pod.
@@ -73,14 +66,14 @@ func (b *builder) frontHolder(doc *session.Session) (client.Object, error) {
 		if b.m.SSH.TrustedCA != nil {
 			keys = append(keys, session.KeyTrustedCA)
 		}
-		secret("ssh", b.names.SSH(), session.DirSSH, keys...)
+		mountSecret(pod, "ssh", b.names.SSH(), session.DirSSH, keys...)
 	}
 	if b.in.Browser() != nil {
-		secret("browser", b.names.Browser(), session.DirBrowser)
-		secret("tls", b.names.TLS(), session.DirTLS, session.KeyCertificate, session.KeyPrivateKey)
+		mountSecret(pod, "browser", b.names.Browser(), session.DirBrowser)
+		mountSecret(pod, "tls", b.names.TLS(), session.DirTLS, session.KeyCertificate, session.KeyPrivateKey)
 	}
 	if b.m.DiskKeys != nil {
-		secret("diskkeys", b.names.DiskKeys(), session.DirDiskKeys)
+		mountSecret(pod, "diskkeys", b.names.DiskKeys(), session.DirDiskKeys)
 	}
 	// The report is updated with the account's own token; the kubelet's automatic one would come
 	// with a year's validity on some clusters.
@@ -100,7 +93,7 @@ func (b *builder) frontHolder(doc *session.Session) (client.Object, error) {
 
 // diskHolder attaches one backup's volumes.
 func (b *builder) diskHolder(bk *Backup, doc *session.Session) (client.Object, error) {
-	pod := b.pod("--backup", bk.Name)
+	pod := b.pod([]string{session.KeyJoin}, "--backup", bk.Name) // it has no use for the SSH host's key
 	c := &pod.Containers[0]
 	for i, d := range bk.Disks {
 		if d.Claim == "" {
@@ -114,6 +107,9 @@ func (b *builder) diskHolder(bk *Backup, doc *session.Session) (client.Object, e
 			c.VolumeDevices = append(c.VolumeDevices, corev1.VolumeDevice{Name: name, DevicePath: session.Device(i)})
 		case session.Filesystem:
 			mount(pod, name, session.Volume(i), claim)
+			if b.cfg.ReadAll {
+				c.SecurityContext.Capabilities.Add = []corev1.Capability{"DAC_OVERRIDE"}
+			}
 		default:
 			return nil, fmt.Errorf("plan: backup %s, disk %s: mode %q is neither Block nor Filesystem", bk.Name, d.Name, d.Mode)
 		}
@@ -125,13 +121,14 @@ func (b *builder) diskHolder(bk *Backup, doc *session.Session) (client.Object, e
 	return b.deployment(place{b.names.BackupNamespace(bk.Number), bk}, PartDisks, pod, &part)
 }
 
-// pod is what all holders have in common: the way to the agent, the session's document and identity.
+// pod is what all holders have in common: the way to the agent, the session's document and what it
+// needs of the identity.
 //
 // It cannot run as another user than root (runAsNonRoot): the devices of block volumes belong to
 // root in most runtimes, and the token and keys to whoever runs. Root without any capability reads
 // what its owner's and group's modes allow, and the supplemental group is the images' own. An
 // fsGroup would do more, and write to the restored volume: the kubelet changes every file's group.
-func (b *builder) pod(part ...string) *corev1.PodSpec {
+func (b *builder) pod(identity []string, part ...string) *corev1.PodSpec {
 	command := append([]string{agentProgram, "hold"}, part...)
 	pod := &corev1.PodSpec{
 		ServiceAccountName: b.names.Object(), AutomountServiceAccountToken: new(false), EnableServiceLinks: new(false),
@@ -156,7 +153,7 @@ func (b *builder) pod(part ...string) *corev1.PodSpec {
 			// for the kubelet would be open to others, too, and the NetworkPolicies keep it closed.
 			ReadinessProbe: &corev1.Probe{
 				ProbeHandler:  corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: append(slices.Clone(command), "--check")}},
-				PeriodSeconds: 5, TimeoutSeconds: 5, FailureThreshold: 3, SuccessThreshold: 1,
+				PeriodSeconds: 10, TimeoutSeconds: 5, FailureThreshold: 3, SuccessThreshold: 1,
 			},
 			SecurityContext: &corev1.SecurityContext{
 				Privileged: new(false), AllowPrivilegeEscalation: new(false), ReadOnlyRootFilesystem: new(true),
@@ -164,9 +161,6 @@ func (b *builder) pod(part ...string) *corev1.PodSpec {
 			},
 			TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError,
 		}},
-	}
-	if b.cfg.ReadAll {
-		pod.Containers[0].SecurityContext.Capabilities.Add = []corev1.Capability{"DAC_OVERRIDE"}
 	}
 	if b.cfg.SELinuxType != "" {
 		pod.SecurityContext.SELinuxOptions = &corev1.SELinuxOptions{Type: b.cfg.SELinuxType}
@@ -176,7 +170,7 @@ func (b *builder) pod(part ...string) *corev1.PodSpec {
 	}
 	mount(pod, "session", session.DirSession, corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{
 		LocalObjectReference: corev1.LocalObjectReference{Name: b.names.SessionConfig()}}})
-	mount(pod, "identity", session.DirIdentity, corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: b.names.Identity(), DefaultMode: new(int32(secretMode))}})
+	mountSecret(pod, "identity", b.names.Identity(), session.DirIdentity, identity...)
 	// The folder must be there: where no agent runs the pod waits, and its events say for what.
 	mount(pod, "agent", session.DirAgent, corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: b.cfg.AgentDir, Type: new(corev1.HostPathDirectory)}})
 	mount(pod, "token", session.DirToken, corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{DefaultMode: new(int32(secretMode)), Sources: []corev1.VolumeProjection{
@@ -206,6 +200,15 @@ func mount(pod *corev1.PodSpec, name, dir string, source corev1.VolumeSource) {
 	pod.Volumes = append(pod.Volumes, corev1.Volume{Name: name, VolumeSource: source})
 	c := &pod.Containers[0]
 	c.VolumeMounts = append(c.VolumeMounts, corev1.VolumeMount{Name: name, MountPath: dir, ReadOnly: true})
+}
+
+// mountSecret mounts a Secret read-only, all of it or the given keys.
+func mountSecret(pod *corev1.PodSpec, volume, name, dir string, keys ...string) {
+	s := &corev1.SecretVolumeSource{SecretName: name, DefaultMode: new(int32(secretMode))}
+	for _, k := range keys {
+		s.Items = append(s.Items, corev1.KeyToPath{Key: k, Path: k})
+	}
+	mount(pod, volume, dir, corev1.VolumeSource{Secret: s})
 }
 
 // deployment runs one pod, never two: a volume may be attached once, and a session has one front.

@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"vmfr/api/session"
 	"vmfr/api/v1alpha1"
 	"vmfr/test/cluster"
 )
@@ -233,12 +234,27 @@ func (r rig) access(t *testing.T, pod *corev1.Pod) {
 	if err := byPolicy(err); err != nil {
 		t.Errorf("kubectl debug: %v", err)
 	}
-	kubelet, err := kubernetes.NewForConfig(r.config("system:node:n", "system:nodes", "system:masters"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := kubelet.CoreV1().ServiceAccounts(pod.Namespace).CreateToken(t.Context(), pod.Spec.ServiceAccountName, &authenticationv1.TokenRequest{}, metav1.CreateOptions{}); err != nil && strings.Contains(err.Error(), "vmfr-session") {
-		t.Errorf("a kubelet gets no token: %v", err)
+	const pulls = "system:serviceaccount:openshift-infra:serviceaccount-pull-secrets-controller"
+	for _, c := range []struct {
+		user, group string
+		audiences   []string
+		refused     bool
+	}{
+		{"system:node:n", "system:nodes", []string{session.TokenAudience}, false},
+		{"system:node:n", "system:nodes", nil, false},
+		{pulls, "system:serviceaccounts", nil, false},
+		{pulls, "system:serviceaccounts", []string{"registry", session.TokenAudience}, true},
+	} {
+		k, err := kubernetes.NewForConfig(r.config(c.user, c.group, "system:masters"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{Audiences: c.audiences}}
+		_, err = k.CoreV1().ServiceAccounts(pod.Namespace).CreateToken(t.Context(), pod.Spec.ServiceAccountName, request, metav1.CreateOptions{})
+		// NodeRestriction asks a kubelet for the pod, but that is not the policies' matter.
+		if refused := byPolicy(err) == nil; refused != c.refused {
+			t.Errorf("%s asks for %v, refused: %v (%v)", c.user, c.audiences, refused, err)
+		}
 	}
 }
 
