@@ -30,9 +30,10 @@ const nginxName = "nginx on the loop mount"
 // sshTarName is the contender of archives: ssh HOST tar.
 const sshTarName = "ssh tar on the loop mount"
 
-func startWeb(c config, f format) (web, error) {
+func startWeb(c config, f format, more ...string) (web, error) {
 	state := filepath.Join(c.work, "state")
-	cmd := exec.Command(c.agent, "serve", "--json", "--log-level", "error", "--state", state, "--listen-ssh", "off", "--listen-https", "127.0.0.1:0", "--disk", "b/d="+f.path+",format="+f.kind)
+	cmd := exec.Command(c.agent, append([]string{"serve", "--json", "--log-level", "error", "--state", state, "--listen-ssh", "off", "--listen-https", "127.0.0.1:0",
+		"--disk", "b/d=" + f.path + ",format=" + f.kind}, more...)...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err == nil {

@@ -40,7 +40,7 @@ func main() {
 	flag.IntVar(&c.fileMiB, "size", 1024, "size of the large file in MiB")
 	flag.IntVar(&c.files, "files", 20000, "number of small files")
 	flag.BoolVar(&c.guest, "guestmount", true, "measure guestmount too (slow)")
-	flag.StringVar(&c.only, "only", "", "measure only these groups: latency,sequential,small,formats,sftp,streams,rsync,https,search")
+	flag.StringVar(&c.only, "only", "", "measure only these groups: latency,sequential,small,formats,sftp,streams,rsync,https,audit,search")
 	flag.BoolVar(&c.keep, "keep", false, "keep the rows of the folder's benchmarks.json that are not measured now")
 	flag.Parse()
 	if err := run(c); err != nil {
@@ -71,7 +71,7 @@ func run(c config) error {
 	for _, g := range []struct {
 		name string
 		run  func(config, images, *report) error
-	}{{"latency", latency}, {"sequential", sequential}, {"small", small}, {"formats", formats}, {"sftp", sftpThroughput}, {"streams", sftpStreams}, {"rsync", rsyncThroughput}, {"https", httpsRows}, {"search", searchRows}} {
+	}{{"latency", latency}, {"sequential", sequential}, {"small", small}, {"formats", formats}, {"sftp", sftpThroughput}, {"streams", sftpStreams}, {"rsync", rsyncThroughput}, {"https", httpsRows}, {"audit", auditRows}, {"search", searchRows}} {
 		if c.only != "" && !strings.Contains(","+c.only+",", ","+g.name+",") {
 			continue
 		}

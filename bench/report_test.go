@@ -21,6 +21,15 @@ func TestMedian(t *testing.T) {
 	}
 }
 
+// TestPairs: two that are always 4 % apart, on a machine that becomes slower.
+func TestPairs(t *testing.T) {
+	r := &report{}
+	r.addPairs("audit", "raw", "cpu ms", [2][]float64{{104, 208, 1040}, {100, 200, 1000}}, [2]string{ours.name, withoutLog})
+	if got := r.Rows[0].Ratio[withoutLog]; got < 0.96 || got > 0.962 {
+		t.Errorf("ratio %v, want 1/1.04", got)
+	}
+}
+
 // TestRatios: more MiB/s and fewer seconds both give a ratio above 1 when we are better,
 // whichever contender was measured first.
 func TestRatios(t *testing.T) {

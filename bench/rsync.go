@@ -34,7 +34,7 @@ func sshServers(c config) []sshServer {
 			return startOpenSSHOn(c, mt)
 		}}
 	}
-	servers := []sshServer{{ours.name, c.runs, startOurs}, on(kernel)}
+	servers := []sshServer{{ours.name, c.runs, func(c config, f format) (sshTarget, error) { return startOurs(c, f) }}, on(kernel)}
 	if c.guest {
 		servers = append(servers, on(guest))
 	}

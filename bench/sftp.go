@@ -72,10 +72,10 @@ func (t sshTarget) pull(c config, cipher string) (float64, error) {
 	return float64(c.fileMiB) / time.Since(start).Seconds(), nil
 }
 
-func startOurs(c config, f format) (sshTarget, error) {
+func startOurs(c config, f format, more ...string) (sshTarget, error) {
 	state := filepath.Join(c.work, "state")
-	cmd := exec.Command(c.agent, "serve", "--json", "--log-level", "warn", "--state", state, "--listen-ssh", "127.0.0.1:0",
-		"--listen-https", "127.0.0.1:0", "--disk", "b/d="+f.path+",format="+f.kind)
+	cmd := exec.Command(c.agent, append([]string{"serve", "--json", "--log-level", "warn", "--state", state, "--listen-ssh", "127.0.0.1:0",
+		"--listen-https", "127.0.0.1:0", "--disk", "b/d=" + f.path + ",format=" + f.kind}, more...)...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {

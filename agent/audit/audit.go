@@ -23,8 +23,13 @@ import (
 	"time"
 )
 
-// queueSize is how many events may wait for the file: about 512 bytes each, 2 MiB in all.
-const queueSize = 4096
+const (
+	// queueSize is how many events may wait for the file: about 512 bytes each, 2 MiB in all.
+	queueSize = 4096
+	// pause is how long the writer lets events gather after it has written those there were: waking
+	// it and writing for each of many small files would cost more than their lines.
+	pause = 10 * time.Millisecond
+)
 
 // Who is the client that an event is about.
 type Who struct {
@@ -45,8 +50,9 @@ func NewSession() string {
 // Log takes events. A nil *Log records nothing; all methods are safe for concurrent use. After
 // Close events are dropped.
 type Log struct {
-	events chan event
-	done   chan struct{} // closed when the writer has ended
+	events  chan event
+	closing chan struct{} // closed with events
+	done    chan struct{} // closed when the writer has ended
 
 	sending sync.RWMutex // held for reading while an event is queued
 	closed  bool
@@ -64,8 +70,12 @@ type event struct {
 
 // New returns a Log that writes to w from a goroutine of its own until Close.
 func New(w io.Writer) *Log {
-	l := &Log{events: make(chan event, queueSize), done: make(chan struct{})}
-	go l.write(w, func() error { return nil })
+	return start(w, func() error { return nil })
+}
+
+func start(w io.Writer, end func() error) *Log {
+	l := &Log{events: make(chan event, queueSize), closing: make(chan struct{}), done: make(chan struct{})}
+	go l.write(w, end)
 	return l
 }
 
@@ -79,9 +89,7 @@ func Open(path string) (*Log, error) {
 	if err != nil {
 		return nil, fmt.Errorf("audit log: %w", err)
 	}
-	l := &Log{events: make(chan event, queueSize), done: make(chan struct{})}
-	go l.write(f, func() error { return errors.Join(f.Sync(), f.Close()) })
-	return l, nil
+	return start(f, func() error { return errors.Join(f.Sync(), f.Close()) }), nil
 }
 
 // Close writes what is queued and returns the error of the last write, if it failed.
@@ -93,6 +101,7 @@ func (l *Log) Close() error {
 	if !l.closed {
 		l.closed = true
 		close(l.events)
+		close(l.closing)
 	}
 	l.sending.Unlock()
 	<-l.done
@@ -193,20 +202,21 @@ func (l *Log) send(name string, w Who, attrs ...slog.Attr) {
 	}
 }
 
-// write owns the file. It flushes whenever nothing is queued, and while writing fails.
+// write owns the file. It flushes whenever nothing is queued, and then pauses; while writing fails it
+// flushes each line.
 func (l *Log) write(w io.Writer, end func() error) {
 	defer close(l.done)
 	b := bufio.NewWriterSize(w, 64<<10)
 	h := slog.NewJSONHandler(b, &slog.HandlerOptions{ReplaceAttr: noLevel})
+	var who Who // whom of says in each line
+	var of slog.Handler
 	for e := range l.events {
-		r := slog.NewRecord(e.time.UTC(), slog.LevelInfo, e.name, 0)
-		r.AddAttrs(slog.String("session", e.who.Session), slog.String("via", e.who.Via), slog.String("user", Escape(e.who.User)))
-		if e.who.Key != "" {
-			r.AddAttrs(slog.String("key", e.who.Key))
+		if of == nil || e.who != who {
+			who, of = e.who, h.WithAttrs(e.who.attrs())
 		}
-		r.AddAttrs(slog.String("address", e.who.Address))
+		r := slog.NewRecord(e.time.UTC(), slog.LevelInfo, e.name, 0)
 		r.AddAttrs(e.attrs...)
-		err := h.Handle(context.Background(), r)
+		err := of.Handle(context.Background(), r)
 		// After a failure at once, so that a busy server learns soon when it is over.
 		flush := len(l.events) == 0 || l.Err() != nil
 		if err == nil && flush {
@@ -218,8 +228,23 @@ func (l *Log) write(w io.Writer, end func() error) {
 		if err != nil || flush {
 			l.result(err)
 		}
+		if len(l.events) == 0 {
+			select {
+			case <-time.After(pause):
+			case <-l.closing:
+			}
+		}
 	}
 	l.result(errors.Join(b.Flush(), end()))
+}
+
+// attrs are what every line says of a client.
+func (w Who) attrs() []slog.Attr {
+	out := []slog.Attr{slog.String("session", w.Session), slog.String("via", w.Via), slog.String("user", Escape(w.User))}
+	if w.Key != "" {
+		out = append(out, slog.String("key", w.Key))
+	}
+	return append(out, slog.String("address", w.Address))
 }
 
 func (l *Log) result(err error) {
