@@ -55,7 +55,9 @@ var (
 			"github.com/vmware-tanzu/velero/cmd/velero",
 			"github.com/vmware-tanzu/velero-plugin-for-aws/velero-plugin-for-aws",
 		},
-		Flags: []string{"-trimpath", "-ldflags", "-s -w -X github.com/vmware-tanzu/velero/pkg/buildinfo.Version=v1.18.3"},
+		// Velero leaves its library's own metrics on port 8080, which only one server can have: off.
+		Flags: []string{"-trimpath", "-ldflags", "-s -w -X github.com/vmware-tanzu/velero/pkg/buildinfo.Version=v1.18.3" +
+			" -X sigs.k8s.io/controller-runtime/pkg/metrics/server.DefaultBindAddress=0"},
 	}
 	kubevirtPluginModule = Module{
 		Folder:   "kubevirtplugin",

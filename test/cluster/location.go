@@ -32,9 +32,9 @@ type Location struct {
 	URL    string // of the gateway
 	CA     []byte // PEM of the gateway's certificate; nil: plain HTTP
 
-	client  client.Client
+	velero  *Velero
 	command []string
-	process *process
+	process *process // the gateway
 }
 
 // AddLocation adds a backup storage location and returns when it is Available.
@@ -58,7 +58,7 @@ func (v *Velero) newLocation(t testing.TB, name string, tls bool) *Location {
 	t.Helper()
 	data, host := t.TempDir(), loopback()
 	address := net.JoinHostPort(host, "7070")
-	l := &Location{Name: name, Bucket: filepath.Join(data, bucket), URL: "http://" + address, client: v.Client}
+	l := &Location{Name: name, Bucket: filepath.Join(data, bucket), URL: "http://" + address, velero: v}
 	if err := os.Mkdir(l.Bucket, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -101,9 +101,9 @@ func (v *Velero) newLocation(t testing.TB, name string, tls bool) *Location {
 // AwaitPhase waits until Velero says that the location is in the phase.
 func (l *Location) AwaitPhase(t testing.TB, phase velerov1.BackupStorageLocationPhase) {
 	t.Helper()
-	Await(t, endLimit, func() error {
+	l.velero.process.await(t, endLimit, func() error {
 		var have velerov1.BackupStorageLocation
-		if err := l.client.Get(context.Background(), client.ObjectKey{Namespace: VeleroNamespace, Name: l.Name}, &have); err != nil {
+		if err := l.velero.Client.Get(context.Background(), client.ObjectKey{Namespace: VeleroNamespace, Name: l.Name}, &have); err != nil {
 			return err
 		}
 		if have.Status.Phase != phase {

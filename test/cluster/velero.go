@@ -65,7 +65,8 @@ func StartVelero(t testing.TB, cp ControlPlane) *Velero {
 	}
 	server := exec.Command(filepath.Join(programs, "velero"), "server", "--namespace", VeleroNamespace, "--kubeconfig", cp.Kubeconfig,
 		"--plugin-dir", plugins, "--metrics-address", cp.address+":8085", "--profiler-address", cp.address+":6060",
-		"--features", "EnableCSI", "--store-validation-frequency", "2s", "--backup-sync-period", "5s", "--item-operation-sync-frequency", "500ms")
+		"--features", "EnableCSI", "--store-validation-frequency", "2s", "--backup-sync-period", "5s", "--item-operation-sync-frequency", "500ms",
+		"--concurrent-backups", "4", "--item-block-worker-count", "4")
 	server.Dir = tmp
 	server.Env = append(os.Environ(), "KUBECONFIG="+cp.Kubeconfig, "TMPDIR="+tmp, "HOME="+tmp,
 		"CSI_SNAPSHOT_EARLY_FREQUENT_POLLING=true") // each second, not every five
@@ -117,7 +118,7 @@ func (v *Velero) BackupOf(t testing.TB, name, namespace string) *velerov1.Backup
 
 // BackupInPhase makes a Backup of which there is nothing but the object, in a phase that Velero
 // leaves as it is: any but New, Queued and ReadyToStart, with which work begins. No plugin serves
-// its storage location "broken".
+// its storage location "broken". While one is InProgress, Velero makes no other of its namespace.
 func (v *Velero) BackupInPhase(t testing.TB, name, namespace string, phase velerov1.BackupPhase) *velerov1.Backup {
 	t.Helper()
 	switch phase {

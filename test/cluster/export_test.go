@@ -1,0 +1,4 @@
+package cluster
+
+// Running is running.
+var Running = running
