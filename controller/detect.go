@@ -9,8 +9,6 @@ import (
 	"strings"
 
 	routev1 "github.com/openshift/api/route/v1"
-	velerov1 "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
-	velerov2alpha1 "github.com/vmware-tanzu/velero/pkg/apis/velero/v2alpha1"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -159,15 +157,21 @@ const (
 	fromVelero = "install Velero 1.18"
 )
 
+// Velero's groups, by name: its types belong to controller/velero.
+var (
+	veleroV1 = schema.GroupVersion{Group: "velero.io", Version: "v1"}
+	veleroV2 = schema.GroupVersion{Group: "velero.io", Version: "v2alpha1"}
+)
+
 // required are the resources without which nothing works.
 var required = []kind{
 	{v1alpha1.GroupVersion.WithResource("virtualmachinebackupsdiscoveries"), fromUs},
 	{v1alpha1.GroupVersion.WithResource("virtualmachinefilerestores"), fromUs},
-	{velerov1.SchemeGroupVersion.WithResource("backups"), fromVelero},
-	{velerov1.SchemeGroupVersion.WithResource("backupstoragelocations"), fromVelero},
-	{velerov1.SchemeGroupVersion.WithResource("downloadrequests"), fromVelero},
-	{velerov1.SchemeGroupVersion.WithResource("restores"), fromVelero},
-	{velerov2alpha1.SchemeGroupVersion.WithResource("datadownloads"), fromVelero},
+	{veleroV1.WithResource("backups"), fromVelero},
+	{veleroV1.WithResource("backupstoragelocations"), fromVelero},
+	{veleroV1.WithResource("downloadrequests"), fromVelero},
+	{veleroV1.WithResource("restores"), fromVelero},
+	{veleroV2.WithResource("datadownloads"), fromVelero},
 }
 
 // missingError are resources that the API server does not serve.

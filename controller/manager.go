@@ -3,21 +3,16 @@ package main
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"os"
 	"strings"
 	"time"
 
 	"github.com/go-logr/logr"
-	routev1 "github.com/openshift/api/route/v1"
 	"github.com/spf13/cobra"
-	velerov1 "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
-	velerov2alpha1 "github.com/vmware-tanzu/velero/pkg/apis/velero/v2alpha1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/client-go/discovery"
-	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -26,9 +21,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/config"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
-	"vmfr/api/v1alpha1"
 	"vmfr/controller/plan"
-	"vmfr/controller/velero"
+	"vmfr/controller/restore"
 )
 
 const (
@@ -97,26 +91,32 @@ func (f *flags) restConfig() (*rest.Config, error) {
 	return config, nil
 }
 
-// serve runs the manager until ctx ends.
-func (f *flags) serve(ctx context.Context, log logr.Logger, kube *rest.Config, d discovery.DiscoveryInterface, cfg plan.Config) error {
-	election := f.leader.namespace
-	if election == "" {
-		election = cfg.Namespace
-		if b, err := os.ReadFile(podNamespaceFile); err == nil {
-			election = strings.TrimSpace(string(b))
-		}
+// serve waits for what is needed, then runs the manager until ctx ends. It answers probes from the
+// beginning, since the manager cannot be made before all kinds are there.
+func (f *flags) serve(ctx context.Context, log logr.Logger, kube *rest.Config, d discovery.DiscoveryInterface, cfg plan.Config) (err error) {
+	ready := &readiness{log: log}
+	stop, err := ready.serve(f.probeAddress)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	if !ready.await(ctx, d) {
+		return nil
+	}
+	if err := registerBuild(); err != nil {
+		return err
 	}
 	limit := stopLimit
 	mgr, err := ctrl.NewManager(kube, ctrl.Options{
 		Scheme: newScheme(), Logger: log,
 		Cache:                         cacheOptions(cfg.Namespace),
 		Client:                        client.Options{Cache: &client.CacheOptions{DisableFor: uncached}},
-		Controller:                    config.Controller{EnableWarmup: &f.leader.elect},
+		Controller:                    config.Controller{EnableWarmup: &f.leader.elect}, // who stands by has full caches
 		Metrics:                       metricsserver.Options{BindAddress: f.metricsAddress},
-		HealthProbeBindAddress:        f.probeAddress,
+		HealthProbeBindAddress:        "0", // see readiness
 		LeaderElection:                f.leader.elect,
 		LeaderElectionID:              leaseName + "-" + cfg.Namespace,
-		LeaderElectionNamespace:       election,
+		LeaderElectionNamespace:       f.electionNamespace(cfg.Namespace),
 		LeaderElectionReleaseOnCancel: true, // the process ends right after
 		LeaseDuration:                 &f.leader.lease, RenewDeadline: &f.leader.renew, RetryPeriod: &f.leader.retry,
 		GracefulShutdownTimeout: &limit,
@@ -124,19 +124,10 @@ func (f *flags) serve(ctx context.Context, log logr.Logger, kube *rest.Config, d
 	if err != nil {
 		return err
 	}
-	if err := registerBuild(); err != nil {
+	if err := f.setup(mgr, cfg); err != nil {
 		return err
 	}
-	ready := &readiness{}
-	if err := mgr.AddHealthzCheck("process", func(*http.Request) error { return nil }); err != nil {
-		return err
-	}
-	if err := mgr.AddReadyzCheck("controllers", ready.check); err != nil {
-		return err
-	}
-	if err := mgr.Add(&starter{manager: mgr, discovery: d, flags: f, plan: cfg, ready: ready, log: log}); err != nil {
-		return err
-	}
+	ready.running(mgr.GetCache().WaitForCacheSync)
 	if err := mgr.Start(ctx); err != nil {
 		return err
 	}
@@ -144,14 +135,21 @@ func (f *flags) serve(ctx context.Context, log logr.Logger, kube *rest.Config, d
 	return nil
 }
 
+// electionNamespace is where the Lease is.
+func (f *flags) electionNamespace(velero string) string {
+	if f.leader.namespace != "" {
+		return f.leader.namespace
+	}
+	if b, err := os.ReadFile(podNamespaceFile); err == nil {
+		return strings.TrimSpace(string(b))
+	}
+	return velero
+}
+
 // newScheme knows every kind that the controllers use.
 func newScheme() *runtime.Scheme {
 	s := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{
-		clientgoscheme.AddToScheme, v1alpha1.AddToScheme, velero.AddToScheme, routev1.AddToScheme,
-	} {
-		utilruntime.Must(add(s)) // it depends on nothing that can vary
-	}
+	utilruntime.Must(restore.AddToScheme(s)) // it depends on nothing that can vary
 	return s
 }
 
@@ -159,21 +157,7 @@ func newScheme() *runtime.Scheme {
 // all namespaces and need the right to list them.
 var uncached = []client.Object{&corev1.Secret{}}
 
-// cacheOptions keep in memory only what belongs to us: of Velero its own namespace.
+// cacheOptions keep in memory only what belongs to us.
 func cacheOptions(veleroNamespace string) cache.Options {
-	there := cache.ByObject{Namespaces: map[string]cache.Config{veleroNamespace: {}}}
-	return cache.Options{
-		DefaultTransform: cache.TransformStripManagedFields(),
-		ByObject: map[client.Object]cache.ByObject{
-			&v1alpha1.VirtualMachineBackupsDiscovery{}: there,
-			&v1alpha1.VirtualMachineFileRestore{}:      there,
-			&velerov1.Backup{}:                         there,
-			&velerov1.BackupStorageLocation{}:          there,
-			&velerov1.DownloadRequest{}:                there,
-			&velerov1.Restore{}:                        there,
-			&velerov2alpha1.DataDownload{}:             there,
-			// Secrets are read uncached, but those of Velero's namespace may be watched.
-			&corev1.Secret{}: there,
-		},
-	}
+	return cache.Options{DefaultTransform: cache.TransformStripManagedFields(), ByObject: restore.CacheByObject(veleroNamespace)}
 }

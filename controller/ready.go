@@ -4,15 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
 	"k8s.io/client-go/discovery"
-	ctrl "sigs.k8s.io/controller-runtime"
-
-	"vmfr/controller/plan"
 )
 
 const (
@@ -21,18 +19,54 @@ const (
 	recheck = 5 * time.Second
 	// syncLimit bounds how long an answer of /readyz waits for caches.
 	syncLimit = 500 * time.Millisecond
+	// headerLimit is how long a probe may take to ask.
+	headerLimit = 5 * time.Second
 )
 
-// readiness is why the controller is not ready; nil: it is.
+// readiness answers probes: /healthz as long as the process lives, /readyz with why it is not
+// ready.
 type readiness struct {
+	log logr.Logger
+
 	mu     sync.Mutex
 	why    error
 	synced func(context.Context) bool // nil: the controllers do not run yet
 }
 
-// check answers /readyz. Its error is logged by the manager, which tells clients no more than
-// that it failed.
-func (r *readiness) check(req *http.Request) error {
+// serve answers probes at an address until stop is called; "0" or "": not at all.
+func (r *readiness) serve(address string) (stop func(), err error) {
+	if address == "" || address == "0" {
+		return func() {}, nil
+	}
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("--health-probe-bind-address: %w", err)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("/readyz", func(w http.ResponseWriter, req *http.Request) {
+		if err := r.check(req.Context()); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		_, _ = fmt.Fprintln(w, "ok")
+	})
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: headerLimit}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			r.log.Error(err, "answering probes")
+		}
+	}()
+	return func() {
+		_ = server.Close()
+		<-done
+	}, nil
+}
+
+// check is nil if the controllers run and their caches are filled.
+func (r *readiness) check(ctx context.Context) error {
 	r.mu.Lock()
 	why, synced := r.why, r.synced
 	r.mu.Unlock()
@@ -42,7 +76,7 @@ func (r *readiness) check(req *http.Request) error {
 	case synced == nil:
 		return errors.New("the controllers are being started")
 	}
-	ctx, cancel := context.WithTimeout(req.Context(), syncLimit)
+	ctx, cancel := context.WithTimeout(ctx, syncLimit)
 	defer cancel()
 	if !synced(ctx) {
 		return errors.New("the caches are being filled; if this stays so, compare the controller's roles with deploy/base")
@@ -64,53 +98,24 @@ func (r *readiness) running(synced func(context.Context) bool) {
 	r.why, r.synced = nil, synced
 }
 
-// starter adds the controllers once all that they watch is installed. It runs in every replica,
-// so that one that stands by has full caches and is ready.
-type starter struct {
-	manager   ctrl.Manager
-	discovery discovery.DiscoveryInterface
-	flags     *flags
-	plan      plan.Config
-	ready     *readiness
-	log       logr.Logger
-}
-
-// NeedLeaderElection implements manager.LeaderElectionRunnable.
-func (*starter) NeedLeaderElection() bool { return false }
-
-// Start implements manager.Runnable.
-func (s *starter) Start(ctx context.Context) error {
-	if err := s.await(ctx); err != nil {
-		return err
-	}
-	if ctx.Err() != nil {
-		return nil
-	}
-	if err := s.flags.setup(s.manager, s.plan); err != nil {
-		return fmt.Errorf("starting the controllers: %w", err)
-	}
-	s.ready.running(s.manager.GetCache().WaitForCacheSync)
-	return nil
-}
-
-// await returns when every required resource is served, or ctx ends.
-func (s *starter) await(ctx context.Context) error {
+// await returns true when every required resource is served, and false when ctx ends before.
+func (r *readiness) await(ctx context.Context, d discovery.DiscoveryInterface) bool {
 	said := ""
 	tick := time.NewTicker(recheck)
 	defer tick.Stop()
 	for {
-		err := checkResources(s.discovery)
+		err := checkResources(d)
 		if err == nil {
-			return nil
+			return true
 		}
-		s.ready.set(err)
+		r.set(err)
 		if err.Error() != said {
 			said = err.Error()
-			s.log.Error(err, "waiting until it is there")
+			r.log.Error(err, "waiting until it is there")
 		}
 		select {
 		case <-ctx.Done():
-			return nil
+			return false
 		case <-tick.C:
 		}
 	}

@@ -15,15 +15,20 @@ tool controller-gen object crd:maxDescLen=400 paths=./api/v1alpha1/... \
   output:object:dir="$root/api/v1alpha1" output:crd:dir="$root/deploy/crds"
 log=$(tool crd-ref-docs --source-path=./api/v1alpha1 --config=api/v1alpha1/docs.yaml --renderer=markdown \
   --output-path="$root/docs/crds.md" 2>&1) || { echo "$log" >&2; exit 1; }
-{
-  echo '# Generated from controller/plan by make manifests: who may run things in the namespaces of sessions.'
-  go run ./controller policies
-} > "$root/deploy/base/session-policies.yaml"
+# into FILE COMMENT COMMAND...: writes what the command prints below a comment, or leaves the file.
+into() {
+  local file=$1 comment=$2 text
+  shift 2
+  text=$("$@")
+  printf '%s\n%s\n' "$comment" "$text" > "$file"
+}
 kustomize() { go tool -modfile=tools/kustomize/go.mod kustomize "$@"; }
-{
-  echo '# deploy/overlays/kubernetes, rendered by make manifests. Set your own image before you apply it.'
+into "$root/deploy/base/session-policies.yaml" \
+  '# Generated from controller/plan by make manifests: who may run things in the namespaces of sessions.' \
+  go run ./controller policies
+into "$root/deploy/install.yaml" \
+  '# deploy/overlays/kubernetes, rendered by make manifests. Set your own image before you apply it.' \
   kustomize build "$root/deploy/overlays/kubernetes"
-} > "$root/deploy/install.yaml"
 kustomize build "$root/deploy/overlays/openshift" > /dev/null
 if [ "${1:-}" = --check ]; then
   for f in api/v1alpha1/zz_generated.deepcopy.go docs/crds.md deploy/crds/*.yaml deploy/base/session-policies.yaml deploy/install.yaml; do

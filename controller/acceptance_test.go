@@ -1,0 +1,353 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	velerov1 "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"vmfr/api/session"
+	"vmfr/api/v1alpha1"
+	"vmfr/controller/plan"
+	"vmfr/test/cluster"
+)
+
+var update = flag.Bool("update", false, "write testdata/acceptance.yaml anew; review what changed")
+
+const golden = "testdata/acceptance.yaml"
+
+// The manifests as users of OADP write them.
+const (
+	discoveryManifest = `
+apiVersion: oadp.openshift.io/v1alpha1
+kind: VirtualMachineBackupsDiscovery
+metadata:
+  name: web-backups
+  namespace: velero
+spec:
+  virtualMachineName: web
+  virtualMachineNamespace: shop
+  startTime: "%s"
+  endTime: "%s"
+`
+	restoreManifest = `
+apiVersion: oadp.openshift.io/v1alpha1
+kind: VirtualMachineFileRestore
+metadata:
+  name: recover
+  namespace: velero
+spec:
+  backupsDiscoveryRef: web-backups
+  fileAccess:
+    ssh: {}
+    fileBrowser: {}
+`
+)
+
+// testAcceptance is a file restore from the manifests to the files' addresses, and its removal, by
+// the program under the roles of deploy/ against the real Velero. What needs a node is left out:
+// nobody starts the pods, and the node's report is written here.
+func (e *env) testAcceptance(t *testing.T) {
+	ctx := context.Background()
+	vm := session.VM{Name: "web", Namespace: "shop"}
+	e.CreateVM(t, cluster.VM{Namespace: vm.Namespace, Name: vm.Name, Disks: []cluster.Disk{{Name: "root", DataVolume: true}, {Name: "data", Bus: "scsi", Filesystem: true, Size: "2Gi"}}})
+	e.CreateVM(t, cluster.VM{Namespace: vm.Namespace, Name: "other", Disks: []cluster.Disk{{Name: "root"}}})
+	e.velero.BackupOf(t, "nightly-1", vm.Namespace)
+	e.velero.BackupOf(t, "nightly-2", vm.Namespace)
+	stop := e.startAcceptance(t)
+	defer stop()
+	before := e.inventory(t)
+
+	day := func(d time.Duration) string { return time.Now().UTC().Add(d).Format(time.DateOnly) }
+	e.apply(t, fmt.Sprintf(discoveryManifest, day(-24*time.Hour), day(0)))
+	d := &v1alpha1.VirtualMachineBackupsDiscovery{}
+	d.Name, d.Namespace = "web-backups", "velero"
+	cluster.Await(t, waitLimit, func() error {
+		if err := e.admin.Get(ctx, client.ObjectKeyFromObject(d), d); err != nil {
+			return err
+		}
+		if d.Status.Phase != v1alpha1.DiscoveryCompleted || len(d.Status.ValidBackups) != 2 {
+			return fmt.Errorf("the discovery is %q: %+v", d.Status.Phase, d.Status)
+		}
+		return nil
+	})
+	e.testVariant(t)
+	e.apply(t, restoreManifest)
+	v := &v1alpha1.VirtualMachineFileRestore{}
+	v.Name, v.Namespace = "recover", "velero"
+	e.awaitPods(t, v, vm)
+	names := plan.NewNames(v, vm)
+	said := e.report(t, v, names)
+	cluster.Await(t, waitLimit, func() error {
+		if err := e.admin.Get(ctx, client.ObjectKeyFromObject(v), v); err != nil {
+			return err
+		}
+		if v.Status.Phase != v1alpha1.FileRestoreCompleted {
+			return fmt.Errorf("the restore is %q: %+v", v.Status.Phase, v.Status.Conditions)
+		}
+		return nil
+	})
+	after := e.inventory(t)
+	e.checkGolden(t, before, after, v, names, said)
+
+	for _, kind := range []string{"virtualmachinefilerestore/recover", "virtualmachinebackupsdiscovery/web-backups"} {
+		if out, err := e.Kubectl("", "-n", "velero", "delete", kind, "--timeout=120s"); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	cluster.Await(t, waitLimit, func() error {
+		now := e.inventory(t)
+		if left := added(before, now); len(left) > 0 {
+			return fmt.Errorf("left behind:\n%s", strings.Join(left, "\n"))
+		}
+		if gone := added(now, before); len(gone) > 0 {
+			return fmt.Errorf("deleted although it was there before:\n%s", strings.Join(gone, "\n"))
+		}
+		return nil
+	})
+}
+
+// startAcceptance starts the controller as deploy/ does, with an Ingress class.
+func (e *env) startAcceptance(t *testing.T) (stop func()) {
+	p := startController(t, e.kubeconfig, "--leader-elect-namespace=vmfr-system", "--ingress-class=nginx", "--host-template={{.Name}}.files.example.com")
+	p.awaitReady(t)
+	return func() {
+		if code := p.stop(syscall.SIGTERM); code != 0 {
+			t.Errorf("SIGTERM: exit code %d", code)
+		}
+		if strings.Contains(p.text(), "is forbidden") {
+			t.Error("the API server forbade something: see the controller's log")
+		}
+	}
+}
+
+// apply applies a manifest with kubectl, as users do.
+func (e *env) apply(t testing.TB, manifest string) {
+	t.Helper()
+	if out, err := e.Kubectl(manifest, "apply", "-f", "-"); err != nil || strings.Contains(out, "Warning") {
+		t.Fatalf("kubectl apply: %v: %s", err, out)
+	}
+}
+
+// awaitPods waits until Velero has restored the volumes and each holder has a pod: admitted at
+// the level of its namespace, and Pending without a node.
+func (e *env) awaitPods(t *testing.T, v *v1alpha1.VirtualMachineFileRestore, vm session.VM) {
+	t.Helper()
+	ctx := context.Background()
+	cluster.Await(t, waitLimit, func() error {
+		if err := e.admin.Get(ctx, client.ObjectKeyFromObject(v), v); err != nil {
+			return err
+		}
+		names := plan.NewNames(v, vm)
+		for n := 1; n <= 2; n++ {
+			var r velerov1.Restore
+			if err := e.admin.Get(ctx, client.ObjectKey{Namespace: "velero", Name: names.Restore(n)}, &r); err != nil {
+				return fmt.Errorf("%w: %+v", err, v.Status)
+			}
+			if r.Status.Phase != velerov1.RestorePhaseCompleted {
+				return fmt.Errorf("%s is %q", r.Name, r.Status.Phase)
+			}
+		}
+		for _, ns := range []string{names.Session, names.BackupNamespace(1), names.BackupNamespace(2)} {
+			var pods corev1.PodList
+			if err := e.admin.List(ctx, &pods, client.InNamespace(ns)); err != nil {
+				return err
+			}
+			if len(pods.Items) != 1 || pods.Items[0].Status.Phase != corev1.PodPending {
+				return fmt.Errorf("%d pods in %s: %+v", len(pods.Items), ns, v.Status.Conditions)
+			}
+		}
+		return nil
+	})
+}
+
+// variantManifest uses what else a spec can say: an existing namespace, Secrets of another one, a
+// public address.
+const variantManifest = `
+apiVersion: v1
+kind: Namespace
+metadata:
+  name: serving
+  labels: {pod-security.kubernetes.io/enforce: privileged}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: keys, namespace: shop}
+stringData:
+  username: alice
+  authorized_keys: ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMLtNslkEFGZXYxR0lbSZJzqFjrqIIbhGpUoQcxu1L2x alice
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: luks, namespace: velero}
+stringData: {rootdisk: open sesame}
+---
+apiVersion: oadp.openshift.io/v1alpha1
+kind: VirtualMachineFileRestore
+metadata: {name: variant, namespace: velero}
+spec:
+  backupsDiscoveryRef: web-backups
+  selectedBackups: [nightly-2]
+  restoreNamespace: serving
+  ttl: 48h
+  fileAccess:
+    ssh: {credentialsSecretRef: {name: keys, namespace: shop}}
+    fileBrowser: {exposeExternally: true}
+  diskKeysSecretRef: {name: luks}
+`
+
+// testVariant shows that all of it works, and goes away, under the controller's own roles.
+func (e *env) testVariant(t *testing.T) {
+	ctx := context.Background()
+	e.apply(t, variantManifest)
+	v := &v1alpha1.VirtualMachineFileRestore{}
+	v.Name, v.Namespace = "variant", "velero"
+	var front string
+	cluster.Await(t, waitLimit, func() error {
+		if err := e.admin.Get(ctx, client.ObjectKeyFromObject(v), v); err != nil {
+			return err
+		}
+		front = "vmfr-" + plan.Suffix(v.UID)
+		for _, kind := range []string{"deployment", "service", "ingress", "networkpolicy", "rolebinding"} {
+			if out, err := e.Kubectl("", "-n", "serving", "get", kind, front); err != nil {
+				return fmt.Errorf("%w: %s: %+v", err, out, v.Status)
+			}
+		}
+		i := v.Status.FileServingInfo
+		if i == nil || i.FileBrowser == nil || i.FileBrowser.PublicAccess != "https://"+front+".files.example.com" {
+			return fmt.Errorf("the public address is not told: %+v", i)
+		}
+		return nil
+	})
+	if v.Status.CreatedNamespace != "" || v.Status.ExpiresAt == nil {
+		t.Errorf("%+v", v.Status)
+	}
+	for name, want := range map[string]string{front + "-ssh": "alice", front + "-diskkeys": "open sesame"} {
+		out, err := e.Kubectl("", "-n", "serving", "get", "secret", name, "-o", `go-template={{range .data}}{{base64decode .}} {{end}}`)
+		if err != nil || !strings.Contains(out, want) {
+			t.Errorf("the Secret %s is no copy: %v", name, err)
+		}
+	}
+	if out, err := e.Kubectl("", "-n", "velero", "delete", "vmfr/variant", "--timeout=120s"); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	// What is the namespace's own stays, and nothing else.
+	out, err := e.Kubectl("", "-n", "serving", "get", "all,secrets,ingresses,networkpolicies,roles,rolebindings,configmaps,serviceaccounts", "-o", "name")
+	if out = strings.TrimSpace(out); err != nil || out != "configmap/kube-root-ca.crt\nserviceaccount/default" {
+		t.Errorf("left in serving: %v\n%s", err, out)
+	}
+	for _, o := range [][]string{{"namespace", "serving"}, {"-n", "shop", "secret", "keys"}, {"-n", "velero", "secret", "luks"}} {
+		if out, err := e.Kubectl("", append([]string{"delete", "--wait=true"}, o...)...); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+}
+
+// report writes what the node would say, as the only one who may: the front holder's account.
+func (e *env) report(t *testing.T, v *v1alpha1.VirtualMachineFileRestore, names plan.Names) *session.Report {
+	t.Helper()
+	ctx := context.Background()
+	var document corev1.ConfigMap
+	if err := e.admin.Get(ctx, client.ObjectKey{Namespace: names.Session, Name: names.SessionConfig()}, &document); err != nil {
+		t.Fatal(err)
+	}
+	s, err := session.Decode([]byte(document.Data[session.KeySession]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := &session.Report{Version: session.Version, ID: s.ID, Node: "worker-1", Updated: time.Now().UTC().Truncate(time.Second), State: session.Serving}
+	for _, b := range s.Backups {
+		of := session.BackupReport{Name: b.Name, State: session.Readable}
+		for _, d := range b.Disks {
+			of.Disks = append(of.Disks, session.DiskReport{Name: d.Name, State: session.Readable, Format: "raw", Size: 1 << 30})
+		}
+		said.Backups = append(said.Backups, of)
+	}
+	text, err := json.Marshal(said)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := client.ObjectKey{Namespace: names.Session, Name: names.Report()}
+	var cm corev1.ConfigMap
+	if err := e.admin.Get(ctx, key, &cm); err != nil {
+		t.Fatal(err)
+	}
+	cm.Data = map[string]string{session.KeyReport: string(text)}
+	disks := e.asAccount(t, names.BackupNamespace(1), names.Object())
+	if err := disks.Update(ctx, cm.DeepCopy()); !apierrors.IsForbidden(err) {
+		t.Errorf("a disk holder's account writes the report: %v", err)
+	}
+	front := e.asAccount(t, names.Session, names.Object())
+	for what, err := range map[string]error{
+		"read a Secret of its own namespace": front.Get(ctx, client.ObjectKey{Namespace: names.Session, Name: names.Identity()}, new(corev1.Secret)),
+		"write the session's document":       front.Update(ctx, &document),
+		"list pods":                          front.List(ctx, new(corev1.PodList), client.InNamespace(names.Session)),
+	} {
+		if !apierrors.IsForbidden(err) {
+			t.Errorf("the front holder's account may %s: %v", what, err)
+		}
+	}
+	if err := front.Update(ctx, &cm); err != nil {
+		t.Fatalf("the front holder's account writes the report: %v", err)
+	}
+	return said
+}
+
+// ours are the kinds that the controller makes; what else there is comes from Velero, from the
+// storage and from Kubernetes.
+var ours = []string{"ConfigMap", "Deployment", "Namespace", "NetworkPolicy", "Restore", "Role", "RoleBinding", "Secret", "Service", "ServiceAccount", "VirtualMachineFileRestore"}
+
+// checkGolden compares the objects with those that were reviewed: all by name; in full those of the
+// session and of its first backup, of which the second one's are copies, and the restore's status.
+func (e *env) checkGolden(t *testing.T, before, after map[string]*unstructured.Unstructured, v *v1alpha1.VirtualMachineFileRestore, names plan.Names, said *session.Report) {
+	t.Helper()
+	n := &normal{numbers: map[string]int{}, fixed: map[string]string{string(v.UID): "<uid of recover>", names.Suffix: "SUFFIX", said.ID: "<session id>"}}
+	for _, claim := range []string{"web-root", "web-data"} {
+		n.fixed[string(before["PersistentVolumeClaim shop/"+claim].GetUID())] = "<uid of " + claim + ">"
+	}
+	var list, full []string
+	for _, name := range added(before, after) {
+		o := after[name]
+		if o.GetName() == "default" || o.GetName() == "kube-root-ca.crt" || o.GetKind() == "ReplicaSet" {
+			continue // made by Kubernetes for every namespace, and for every Deployment
+		}
+		list = append(list, n.text(name))
+		second := o.GetNamespace() == names.BackupNamespace(2) || o.GetName() == names.BackupNamespace(2) || o.GetName() == names.Restore(2)
+		if !second && slices.Contains(ours, o.GetKind()) {
+			full = append(full, n.object(t, o, o.GetKind() == "VirtualMachineFileRestore"))
+		}
+	}
+	slices.Sort(list)
+	got := "# Every object of a file restore of two backups, by name, and then those of the session and of its\n# first backup in full. Written by go test -run TestCluster/acceptance -update; review what changes.\nobjects:\n- " +
+		strings.Join(list, "\n- ") + "\n---\n" + strings.Join(full, "---\n")
+	if *update {
+		if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want := strings.Split(read(t, golden), "\n")
+	for i, line := range strings.Split(got, "\n") {
+		if i >= len(want) || line != want[i] {
+			path := t.TempDir() + "/acceptance.yaml"
+			_ = os.WriteFile(path, []byte(got), 0o644)
+			t.Errorf("the objects differ from %s from line %d on: %q; to see all of it run with -update and look at git diff", golden, i+1, line)
+			return
+		}
+	}
+	if strings.Count(got, "\n")+1 != len(want) {
+		t.Errorf("%s has %d lines more", golden, len(want)-strings.Count(got, "\n")-1)
+	}
+}
