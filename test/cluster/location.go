@@ -3,11 +3,13 @@ package cluster
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	velerov1 "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
@@ -132,13 +134,41 @@ func (l *Location) Up(t testing.TB) {
 	})
 }
 
+// Dir is the directory of a backup's files.
+func (l *Location) Dir(backup string) string { return filepath.Join(l.Bucket, "backups", backup) }
+
 // File is the path of a file of a backup. Its suffix is what follows the backup's name, such as
-// ".tar.gz", "-resource-list.json.gz", "-logs.gz"; or "velero-backup.json", which has none.
+// ".tar.gz" and "-resource-list.json.gz".
 func (l *Location) File(backup, suffix string) string {
-	if suffix != "velero-backup.json" {
-		suffix = backup + suffix
+	return filepath.Join(l.Dir(backup), backup+suffix)
+}
+
+// copy copies the files of a backup for another one.
+func (l *Location) copy(t testing.TB, from string, to *velerov1.Backup) {
+	t.Helper()
+	const metadata = "velero-backup.json"
+	entries, err := os.ReadDir(l.Dir(from))
+	if err == nil {
+		err = os.Mkdir(l.Dir(to.Name), 0o755)
 	}
-	return filepath.Join(l.Bucket, "backups", backup, suffix)
+	for _, e := range entries {
+		var b []byte
+		name := e.Name()
+		if name == metadata {
+			b, err = json.Marshal(to)
+		} else if b, err = os.ReadFile(filepath.Join(l.Dir(from), name)); err == nil {
+			name = to.Name + strings.TrimPrefix(name, from)
+		}
+		if err == nil {
+			err = os.WriteFile(filepath.Join(l.Dir(to.Name), name), b, 0o644)
+		}
+		if err != nil {
+			break
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // Remove removes a file of a backup.

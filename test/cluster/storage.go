@@ -204,6 +204,9 @@ func (s *Storage) snapshot(ctx context.Context, r reconcile.Request) (reconcile.
 	} else if err != nil {
 		return reconcile.Result{}, err
 	}
+	if snapshot.Status != nil && snapshot.Status.BoundVolumeSnapshotContentName != nil {
+		return reconcile.Result{}, nil // for good: Velero deletes the content first, which must not make another
+	}
 	var content snapshotv1.VolumeSnapshotContent
 	if from := snapshot.Spec.Source.PersistentVolumeClaimName; from != nil {
 		var claim corev1.PersistentVolumeClaim

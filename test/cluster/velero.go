@@ -116,6 +116,19 @@ func (v *Velero) BackupOf(t testing.TB, name, namespace string) *velerov1.Backup
 	return v.Backup(t, name, velerov1.BackupSpec{IncludedNamespaces: []string{namespace}})
 }
 
+// CopyBackup makes another Backup of a completed one of the default location: the same content
+// under a new name, completed at another time. It takes milliseconds.
+func (v *Velero) CopyBackup(t testing.TB, b *velerov1.Backup, name string, completed time.Time) *velerov1.Backup {
+	t.Helper()
+	at := metav1.NewTime(completed)
+	c := &velerov1.Backup{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: b.Namespace, Labels: b.Labels, Annotations: b.Annotations}, Spec: b.Spec}
+	b.Status.DeepCopyInto(&c.Status)
+	c.Status.StartTimestamp, c.Status.CompletionTimestamp = &at, &at
+	v.Default.copy(t, b.Name, c)
+	create(t, v.Client, c)
+	return c
+}
+
 // BackupInPhase makes a Backup of which there is nothing but the object, in a phase that Velero
 // leaves as it is: any but New, Queued and ReadyToStart, with which work begins. No plugin serves
 // its storage location "broken". While one is InProgress, Velero makes no other of its namespace.

@@ -56,19 +56,28 @@ func backupAndRestore(t *testing.T, cp cluster.ControlPlane, v *cluster.Velero) 
 		}
 	}
 
-	began = time.Now()
-	r := v.Restore(t, "r1", velerov1.RestoreSpec{
-		BackupName: "b1", IncludedNamespaces: []string{"vms"}, NamespaceMapping: map[string]string{"vms": "session-1"},
-		IncludedResources: []string{"persistentvolumeclaims", "volumesnapshots"},
-		OrLabelSelectors: []*metav1.LabelSelector{
-			{MatchLabels: map[string]string{cluster.PVCUIDLabel: string(claims[0].UID)}},
-			{MatchLabels: map[string]string{cluster.PVCUIDLabel: string(claims[1].UID)}},
-		},
-	})
-	t.Logf("a restore in %s", time.Since(began).Round(10*time.Millisecond))
-	if r.Status.Phase != velerov1.RestorePhaseCompleted {
-		t.Errorf("the restore is %s: %+v", r.Status.Phase, r.Status)
+	selectors := []*metav1.LabelSelector{
+		{MatchLabels: map[string]string{cluster.PVCUIDLabel: string(claims[0].UID)}},
+		{MatchLabels: map[string]string{cluster.PVCUIDLabel: string(claims[1].UID)}},
 	}
+	restore := func(backup, namespace string, selectors []*metav1.LabelSelector) {
+		t.Helper()
+		began := time.Now()
+		r := v.Restore(t, namespace, velerov1.RestoreSpec{
+			BackupName: backup, IncludedNamespaces: []string{"vms"}, NamespaceMapping: map[string]string{"vms": namespace},
+			IncludedResources: []string{"persistentvolumeclaims", "volumesnapshots"}, OrLabelSelectors: selectors,
+		})
+		t.Logf("a restore in %s", time.Since(began).Round(10*time.Millisecond))
+		if r.Status.Phase != velerov1.RestorePhaseCompleted {
+			t.Errorf("the restore is %s: %+v", r.Status.Phase, r.Status)
+		}
+	}
+	restore("b1", "session-1", selectors)
+	v.CopyBackup(t, b, "b0", time.Now().AddDate(0, -1, 0))
+	restore("b0", "session-2", selectors[:1])
+	cluster.Await(t, time.Minute, func() error {
+		return restored(v, "session-2", map[string]corev1.PersistentVolumeClaimPhase{"fedora-root": corev1.ClaimBound})
+	})
 	want := map[string]corev1.PersistentVolumeClaimPhase{"fedora-root": corev1.ClaimBound, "fedora-data": corev1.ClaimPending}
 	cluster.Await(t, time.Minute, func() error { return restored(v, "session-1", want) })
 	consumer := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "holder", Namespace: "session-1"}, Spec: corev1.PodSpec{
