@@ -32,7 +32,7 @@ func (r *reconciler) holders(ctx context.Context, s *scope) error {
 		return errStop
 	}
 	s.plan = built
-	if err := r.applyAll(ctx, built.Step(plan.StepHolders)); err != nil {
+	if err := r.applyAll(ctx, s, built.Step(plan.StepHolders)); err != nil {
 		return err
 	}
 	for _, b := range s.backups {

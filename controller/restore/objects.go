@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -67,7 +66,12 @@ func (r *reconciler) namespace(ctx context.Context, s *scope, ns *corev1.Namespa
 		s.wake(s.now.Add(r.Recheck))
 		return errStop
 	}
-	if err := r.apply(ctx, ns, &is); err != nil {
+	if is.UID == "" {
+		err = r.apply(ctx, s, ns, &is)
+	} else {
+		err = r.apply(ctx, s, ns, nil)
+	}
+	if err != nil {
 		return err
 	}
 	for _, b := range s.backups {
@@ -144,16 +148,16 @@ func (r *reconciler) serve(ctx context.Context, s *scope) error {
 		if step.Name == plan.StepNamespaces || step.Name == plan.StepHolders {
 			continue
 		}
-		if err := r.applyAll(ctx, step.Objects); err != nil {
+		if err := r.applyAll(ctx, s, step.Objects); err != nil {
 			return err
 		}
 	}
 	return r.publish(ctx, s)
 }
 
-func (r *reconciler) applyAll(ctx context.Context, objects []client.Object) error {
+func (r *reconciler) applyAll(ctx context.Context, s *scope, objects []client.Object) error {
 	for _, o := range objects {
-		if err := r.apply(ctx, o, nil); err != nil {
+		if err := r.apply(ctx, s, o, nil); err != nil {
 			return err
 		}
 	}
@@ -161,16 +165,23 @@ func (r *reconciler) applyAll(ctx context.Context, objects []client.Object) erro
 }
 
 // apply makes an object as it is planned, whoever made or changed it before; what others own beside our
-// fields stays. is gets the result, if it is not nil.
-func (r *reconciler) apply(ctx context.Context, o client.Object, is client.Object) error {
+// fields stays. is gets the result; where it is not nil the object is applied in any case.
+func (r *reconciler) apply(ctx context.Context, s *scope, o client.Object, is client.Object) error {
 	u, err := plan.ForApply(o)
 	if err != nil {
 		return err
 	}
-	what := fmt.Sprintf("%s %s", u.GetKind(), strings.TrimPrefix(u.GetNamespace()+"/"+u.GetName(), "/"))
-	if err := r.client.Apply(ctx, client.ApplyConfigurationFromUnstructured(u), client.FieldOwner(FieldOwner), client.ForceOwnership); err != nil {
-		return fmt.Errorf("applying %s: %w", what, err)
+	key, sum, err := digest(u)
+	if err != nil {
+		return err
 	}
+	if is == nil && r.applied.has(s.vmfr.UID, key, sum, s.now) {
+		return nil
+	}
+	if err := r.client.Apply(ctx, client.ApplyConfigurationFromUnstructured(u), client.FieldOwner(FieldOwner), client.ForceOwnership); err != nil {
+		return fmt.Errorf("applying %s: %w", key, err)
+	}
+	r.applied.add(s.vmfr.UID, key, sum, s.now)
 	if is == nil {
 		return nil
 	}

@@ -25,6 +25,7 @@ type reconciler struct {
 	direct client.Reader // reads from the API server: secrets, and what must not be stale
 	events events.EventRecorder
 
+	applied applied
 	slots   slots
 	moves   moves
 	metrics *instruments

@@ -112,6 +112,7 @@ func (r *reconciler) finish(ctx context.Context, s *scope) error {
 	key := client.ObjectKeyFromObject(s.vmfr)
 	r.slots.leave(key)
 	r.metrics.forget(key)
+	r.applied.forget(s.vmfr.UID)
 	r.tell(s, event{corev1.EventTypeNormal, "Deleted", actionSession, "everything that was made for this restore is gone"})
 	return nil
 }

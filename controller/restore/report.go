@@ -22,6 +22,9 @@ func (r *reconciler) report(ctx context.Context, s *scope) error {
 	if err != nil {
 		return err
 	}
+	if problem != "" {
+		s.say(v1alpha1.ReasonFileServerPending, problem) // it is why all others wait
+	}
 	var first time.Time // since when there is something to serve
 	for _, b := range s.backups {
 		if !b.ended || !b.attach() {

@@ -84,20 +84,22 @@ func (r *reconciler) watch(mgr ctrl.Manager) error {
 	b := ctrl.NewControllerManagedBy(mgr).Named(r.Name).
 		WithOptions(controller.Options{MaxConcurrentReconciles: r.MaxConcurrentReconciles}).
 		For(&v1alpha1.VirtualMachineFileRestore{}, builder.WithPredicates(r.met(), predicate.GenerationChangedPredicate{}))
+	ours := []predicate.Predicate{r.applied.notice()}
 	for _, w := range []struct {
-		kind client.Object
-		who  handler.MapFunc
+		kind    client.Object
+		who     handler.MapFunc
+		noticed []predicate.Predicate
 	}{
-		{&v1alpha1.VirtualMachineBackupsDiscovery{}, r.ofDiscovery},
-		{&velerov1.Restore{}, r.ofRestore},
-		{&velerov2alpha1.DataDownload{}, r.byRestoreName},
-		{&corev1.PersistentVolumeClaim{}, r.byRestoreName},
-		{&appsv1.Deployment{}, r.byLabel},
-		{&corev1.Pod{}, r.byLabel},
-		{&corev1.ConfigMap{}, r.byLabel},
-		{&corev1.Namespace{}, r.byLabel},
+		{&v1alpha1.VirtualMachineBackupsDiscovery{}, r.ofDiscovery, nil},
+		{&velerov1.Restore{}, r.ofRestore, nil},
+		{&velerov2alpha1.DataDownload{}, r.byRestoreName, nil},
+		{&corev1.PersistentVolumeClaim{}, r.byRestoreName, nil},
+		{&corev1.Pod{}, r.byLabel, nil},
+		{&appsv1.Deployment{}, r.byLabel, ours},
+		{&corev1.ConfigMap{}, r.byLabel, ours},
+		{&corev1.Namespace{}, r.byLabel, ours},
 	} {
-		b = b.Watches(w.kind, handler.EnqueueRequestsFromMapFunc(w.who))
+		b = b.Watches(w.kind, handler.EnqueueRequestsFromMapFunc(w.who), builder.WithPredicates(w.noticed...))
 	}
 	return b.WatchesMetadata(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(r.ofSecret)).Complete(r)
 }

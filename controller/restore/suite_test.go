@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -44,6 +45,7 @@ type suite struct {
 
 // TestCluster runs everything that needs a control plane: it takes seconds to start, so there is one.
 func TestCluster(t *testing.T) {
+	ctrl.SetLogger(logr.Discard()) // or a warning of the API server brings a stack trace
 	cp := cluster.Start(t, "../../deploy/crds")
 	cp.StartControllers(t)
 	scheme := runtime.NewScheme()
@@ -52,6 +54,19 @@ func TestCluster(t *testing.T) {
 	}
 	su := &suite{cp: cp, velero: cluster.StartVelero(t, cp), client: cp.Client(t, AddToScheme), scheme: scheme}
 	t.Run("velero", su.realVelero)
+	t.Run("worlds", func(t *testing.T) {
+		for name, test := range map[string]func(*testing.T){
+			"killed": su.killed, "ends": su.ends, "moves": su.moves, "limits": su.limits, "hostile": su.hostile,
+			"contents": su.contentsFail, "slots": su.slotsBound, "selection": su.selection, "secrets": su.secrets,
+			"existing": su.existing, "foreign": su.foreign, "expires": su.expires, "frozen": su.frozen,
+			"removed": su.removedAnywhere, "storage": su.storage, "held": su.heldUp,
+		} {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel() // they wait more than they work, each in namespaces of its own
+				test(t)
+			})
+		}
+	})
 }
 
 // planConfig is an administrator's.

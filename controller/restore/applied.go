@@ -1,0 +1,100 @@
+package restore
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"maps"
+	"reflect"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	ctrlevent "sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+
+	"vmfr/api/session"
+	"vmfr/api/v1alpha1"
+)
+
+// trust is how long an object that was applied is taken to be as it was, where its kind is not watched.
+const trust = 10 * time.Minute
+
+// applied remembers what was applied, so that following a data mover's progress does not write 30 objects each
+// time. A change of a watched object makes it forget; a restart does, too.
+type applied struct {
+	mu   sync.Mutex
+	seen map[types.UID]map[string]application // by the file restore, then by the object
+}
+
+type application struct {
+	sum  [sha256.Size]byte
+	when time.Time
+}
+
+// digest is an object's key and the sum of its content.
+func digest(u *unstructured.Unstructured) (key string, sum [sha256.Size]byte, err error) {
+	b, err := json.Marshal(u.Object)
+	return u.GetKind() + " " + u.GetNamespace() + "/" + u.GetName(), sha256.Sum256(b), err
+}
+
+// has tells whether this very content was applied a short while ago.
+func (a *applied) has(of types.UID, key string, sum [sha256.Size]byte, now time.Time) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	last, ok := a.seen[of][key]
+	return ok && last.sum == sum && now.Sub(last.when) < trust
+}
+
+func (a *applied) add(of types.UID, key string, sum [sha256.Size]byte, now time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.seen == nil {
+		a.seen = map[types.UID]map[string]application{}
+	}
+	if a.seen[of] == nil {
+		a.seen[of] = map[string]application{}
+	}
+	a.seen[of][key] = application{sum, now}
+}
+
+// forget has everything of a file restore applied again.
+func (a *applied) forget(of types.UID) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.seen, of)
+}
+
+// notice forgets what was applied when a watched object was deleted, or changed by whomever.
+func (a *applied) notice() predicate.Predicate {
+	forget := func(o client.Object) { a.forget(types.UID(o.GetLabels()[v1alpha1.LabelOriginUUID])) }
+	return predicate.Funcs{
+		DeleteFunc: func(e ctrlevent.DeleteEvent) bool {
+			forget(e.Object)
+			return true
+		},
+		UpdateFunc: func(e ctrlevent.UpdateEvent) bool {
+			if edited(e.ObjectOld, e.ObjectNew) {
+				forget(e.ObjectOld)
+			}
+			return true
+		},
+	}
+}
+
+// edited tells whether more than the status differs. The node's report is no edit.
+func edited(from, to client.Object) bool {
+	if a, ok := from.(*corev1.ConfigMap); ok {
+		if b, ok := to.(*corev1.ConfigMap); ok && !isReport(a) && !isReport(b) && !reflect.DeepEqual(a.Data, b.Data) {
+			return true
+		}
+	}
+	return from.GetGeneration() != to.GetGeneration() || !maps.Equal(from.GetLabels(), to.GetLabels()) || !maps.Equal(from.GetAnnotations(), to.GetAnnotations())
+}
+
+func isReport(c *corev1.ConfigMap) bool {
+	_, ok := c.Data[session.KeyReport]
+	return ok
+}
