@@ -114,7 +114,7 @@ func (cp ControlPlane) startControllers(t testing.TB) {
 	t.Helper()
 	p := start(t, exec.Command(filepath.Join(cp.programs, "kube-controller-manager"),
 		"--kubeconfig", cp.kubeconfig(t, "controllers", controllersToken), "--use-service-account-credentials", "--leader-elect=false",
-		"--bind-address", cp.address, "--root-ca-file", cp.ca(), "--service-account-private-key-file", filepath.Join(cp.dir, "accounts.key")))
+		"--kube-api-qps", "1000", "--kube-api-burst", "1000", "--bind-address", cp.address, "--root-ca-file", cp.ca(), "--service-account-private-key-file", filepath.Join(cp.dir, "accounts.key")))
 	c := cp.Client(t)
 	p.await(t, startLimit, func() error {
 		return c.Get(context.Background(), client.ObjectKey{Namespace: "default", Name: "default"}, &corev1.ServiceAccount{})

@@ -12,9 +12,6 @@ import (
 	"time"
 )
 
-// stopLimit is how long a program may take to end before it is killed.
-const stopLimit = 10 * time.Second
-
 // logTail is how much of a program's log a failed test shows, in bytes.
 const logTail = 16 << 10
 
@@ -70,15 +67,10 @@ func start(t testing.TB, cmd *exec.Cmd) *process {
 	return p
 }
 
-// stop ends the program and returns when it has ended.
+// stop kills the program and returns when it has ended: none has a state that is worth its time.
 func (p *process) stop() {
-	_ = p.cmd.Process.Signal(syscall.SIGTERM)
-	select {
-	case <-p.done:
-	case <-time.After(stopLimit):
-		_ = p.cmd.Process.Kill()
-		<-p.done
-	}
+	_ = p.cmd.Process.Kill()
+	<-p.done
 }
 
 // alive tells whether the program still runs.

@@ -64,12 +64,13 @@ func StartVelero(t testing.TB, cp ControlPlane) *Velero {
 		}
 	}
 	server := exec.Command(filepath.Join(programs, "velero"), "server", "--namespace", VeleroNamespace, "--kubeconfig", cp.Kubeconfig,
-		"--plugin-dir", plugins, "--metrics-address", cp.address+":8085", "--profiler-address", cp.address+":6060",
+		"--client-qps", "1000", "--client-burst", "1000", "--plugin-dir", plugins, "--metrics-address", cp.address+":8085", "--profiler-address", cp.address+":6060",
 		"--features", "EnableCSI", "--store-validation-frequency", "2s", "--backup-sync-period", "5s", "--item-operation-sync-frequency", "500ms",
 		"--concurrent-backups", "4", "--item-block-worker-count", "4")
 	server.Dir = tmp
 	server.Env = append(os.Environ(), "KUBECONFIG="+cp.Kubeconfig, "TMPDIR="+tmp, "HOME="+tmp,
-		"CSI_SNAPSHOT_EARLY_FREQUENT_POLLING=true") // each second, not every five
+		"CSI_SNAPSHOT_EARLY_FREQUENT_POLLING=true", // each second, not every five
+		"AWS_MAX_ATTEMPTS=1")                       // a gateway that is down shows at once
 	v.process = start(t, server)
 	v.Default.AwaitPhase(t, velerov1.BackupStorageLocationPhaseAvailable)
 	return v
