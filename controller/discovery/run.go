@@ -169,6 +169,11 @@ func (r *run) examine(ctx context.Context, slots chan struct{}, e *entry) {
 	if err != nil {
 		return // the run was stopped
 	}
+	r.decided(e, o)
+}
+
+// decided notes what came of an entry, if there is room for it.
+func (r *run) decided(e *entry, o outcome) {
 	r.update(func() {
 		if need := pvcBytes(o.pvcs); need <= r.free {
 			r.free -= need

@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // Limits of a download. Each is generous for a slow object store and finite for a broken one.
@@ -144,7 +145,7 @@ func element(b []byte, name string) string {
 		return ""
 	}
 	word, _, ok := strings.Cut(rest, "</"+name+">")
-	if !ok || len(word) > 64 || strings.ContainsFunc(word, func(r rune) bool { return r < '0' || r > 'z' }) {
+	if !ok || len(word) > 64 || strings.ContainsFunc(word, func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) }) {
 		return ""
 	}
 	return word
