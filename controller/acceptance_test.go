@@ -168,9 +168,34 @@ func (e *env) awaitPods(t *testing.T, v *v1alpha1.VirtualMachineFileRestore, vm 
 			if len(pods.Items) != 1 || pods.Items[0].Status.Phase != corev1.PodPending {
 				return fmt.Errorf("%d pods in %s: %+v", len(pods.Items), ns, v.Status.Conditions)
 			}
+			checkUnprivileged(t, &pods.Items[0])
 		}
 		return nil
 	})
+}
+
+// checkUnprivileged: a holder is a small process without a capability, a device of its node or a
+// folder of it but the agent's.
+func checkUnprivileged(t *testing.T, p *corev1.Pod) {
+	t.Helper()
+	if p.Spec.HostNetwork || p.Spec.HostPID || p.Spec.HostIPC {
+		t.Errorf("%s shares a namespace of its node", p.Name)
+	}
+	for _, v := range p.Spec.Volumes {
+		if v.HostPath != nil && v.HostPath.Path != session.DirAgent {
+			t.Errorf("%s mounts %s of its node", p.Name, v.HostPath.Path)
+		}
+	}
+	for _, c := range append(p.Spec.InitContainers, p.Spec.Containers...) {
+		s := c.SecurityContext
+		if s == nil || s.Privileged == nil || *s.Privileged || s.AllowPrivilegeEscalation == nil || *s.AllowPrivilegeEscalation ||
+			s.Capabilities == nil || len(s.Capabilities.Add) > 0 || !slices.Contains(s.Capabilities.Drop, "ALL") {
+			t.Errorf("%s: %+v", p.Name, s)
+		}
+		if limit := c.Resources.Limits.Memory(); limit.IsZero() || limit.CmpInt64(128<<20) > 0 {
+			t.Errorf("%s may use %s of memory", p.Name, limit)
+		}
+	}
 }
 
 // variantManifest uses what else a spec can say: an existing namespace, Secrets of another one, a
