@@ -14,7 +14,7 @@ import (
 const withoutLog = "without the log"
 
 // auditRounds are the rounds of a pair for each of config.runs. What is looked for is smaller than
-// the noise of one, so many are needed, and their median.
+// the noise of one, so many are needed.
 const auditRounds = 10
 
 // auditRows compare the processor time that the server uses for the same with and without an
@@ -78,7 +78,7 @@ func auditRows(c config, im images, r *report) (err error) {
 			return fmt.Errorf("%s: %w", x.name, err)
 		}
 		r.addPairs("audit log, "+x.name, raw.name, "cpu ms", used, [2]string{ours.name, withoutLog})
-		log.Printf("audit log, %s: %.1f ms, without %.1f", x.name, median(used[0]), median(used[1]))
+		log.Printf("audit log, %s: %.1f ms, without %.1f", x.name, decile(used[0]), decile(used[1]))
 	}
 	return os.RemoveAll(into)
 }

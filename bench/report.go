@@ -58,19 +58,19 @@ func (r *report) add(name, format, who, unit string, values []float64) {
 	}
 }
 
-// addPairs adds a row of two contenders that were measured in turns. Its ratio is the median of the
-// pairs' own, which slow changes of the machine do not reach.
+// addPairs adds a row of processor times of two contenders that were measured in turns. Its ratio is
+// that of their first deciles: what else the machine does only ever adds to such a time, so the low ones
+// are the true ones, and the least alone would be luck.
 func (r *report) addPairs(name, format, unit string, values [2][]float64, who [2]string) {
 	for k := range who {
 		r.add(name, format, who[k], unit, values[k])
 	}
 	w := r.Rows[slices.IndexFunc(r.Rows, func(x *row) bool { return x.Name == name && x.Format == format })]
-	ratios := make([]float64, len(values[0]))
-	for i := range ratios {
-		ratios[i] = values[1][i] / values[0][i]
-	}
-	w.Ratio[who[1]] = median(ratios)
+	w.Ratio[who[1]] = decile(values[1]) / decile(values[0])
 }
+
+// decile is the first one of v, which is not empty.
+func decile(v []float64) float64 { return slices.Sorted(slices.Values(v))[(len(v)-1)/10] }
 
 // keep adds the rows of an earlier run that this one does not have, where it measured the same
 // things on as many processors. A row's contenders are always of one run.

@@ -115,7 +115,7 @@ func (c *chromium) preview(t *testing.T) {
 		"/docs/latin1.txt":  {"café crème", "Windows-1252"},
 		"/docs/page.html":   {"<h1>owned</h1>", "HTML"},
 		"/docs/pic.svg":     {"onload="},
-		"/docs/paper.pdf":   {"Download it", "25 50 44 46"},
+		"/docs/paper.pdf":   {"Download it", "%PDF-1.4"},
 		"/docs/data.bin":    {"00 01 02 fe 41", "....A", "bytes 0 to 4,096 of 10,000"},
 		"/docs/empty":       {"This file is empty."},
 		"/docs/link":        {"port = 80"},

@@ -78,7 +78,7 @@ func backups(t *testing.T) (string, string) {
 	write("docs/bom16.txt", append([]byte{0xff, 0xfe}, utf16Bytes("Größe: 10 €\r\nzweite Zeile\r\n")...))
 	write("docs/nobom16.reg", utf16Bytes("Windows Registry Editor Version 5.00\r\n"))
 	write("docs/latin1.txt", []byte("caf\xe9 cr\xe8me\n"))
-	write("docs/paper.pdf", []byte("%PDF-1.4\n\x00\x01"))
+	write("docs/paper.pdf", paper())
 	write("docs/page.html", []byte("<script>window.pwned=1</script><h1>owned</h1>"))
 	write("docs/pic.svg", []byte(`<svg xmlns="http://www.w3.org/2000/svg" onload="window.pwned=1"><script>window.pwned=1</script></svg>`))
 	write("docs/data.bin", bytes.Repeat([]byte{0, 1, 2, 0xfe, 'A'}, 2000))
@@ -114,6 +114,31 @@ func backups(t *testing.T) (string, string) {
 	write("src/other.go", []byte("package other\n"))
 	fixture.Unmount(t, mnt)
 	return first, second
+}
+
+// paper is a PDF of one blue page that tries to open a dialog and to call an address of ours.
+func paper() []byte {
+	content := "0 0 1 rg 0 0 400 400 re f"
+	objects := []string{
+		"<</Type/Catalog/Pages 2 0 R/OpenAction<</S/JavaScript/JS(app.alert\\('pwned'\\);this.submitForm\\('/logout'\\);)>>>>",
+		"<</Type/Pages/Kids[3 0 R]/Count 1>>",
+		"<</Type/Page/Parent 2 0 R/MediaBox[0 0 400 400]/Contents 4 0 R>>",
+		fmt.Sprintf("<</Length %d>>stream\n%s\nendstream", len(content), content),
+	}
+	var b bytes.Buffer
+	b.WriteString("%PDF-1.4\n")
+	var at []int
+	for i, o := range objects {
+		at = append(at, b.Len())
+		fmt.Fprintf(&b, "%d 0 obj%s endobj\n", i+1, o)
+	}
+	start := b.Len()
+	fmt.Fprintf(&b, "xref\n0 %d\n0000000000 65535 f \n", len(at)+1)
+	for _, o := range at {
+		fmt.Fprintf(&b, "%010d 00000 n \n", o)
+	}
+	fmt.Fprintf(&b, "trailer<</Size %d/Root 1 0 R>>\nstartxref\n%d\n%%%%EOF\n", len(at)+1, start)
+	return b.Bytes()
 }
 
 func utf16Bytes(s string) (b []byte) {
