@@ -15,8 +15,8 @@ import (
 
 	"vmfr/agent/tree"
 	"vmfr/api/files/compare"
-	"vmfr/api/files/faketree"
 	"vmfr/api/files/limit"
+	"vmfr/test/faketree"
 	"vmfr/test/fixture"
 )
 

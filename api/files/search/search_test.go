@@ -12,10 +12,10 @@ import (
 
 	"vmfr/agent/fsys"
 	"vmfr/agent/tree"
-	"vmfr/api/files/faketree"
 	"vmfr/api/files/limit"
 	"vmfr/api/files/search"
 	"vmfr/api/files/walk"
+	"vmfr/test/faketree"
 )
 
 func at(day int) time.Time { return time.Date(2026, 4, day, 12, 0, 0, 500, time.UTC) }

@@ -9,9 +9,9 @@ import (
 	"time"
 
 	"vmfr/agent/tree"
-	"vmfr/api/files/faketree"
 	"vmfr/api/files/limit"
 	"vmfr/api/files/walk"
+	"vmfr/test/faketree"
 )
 
 func file() *faketree.Node { return faketree.File(1, time.Unix(0, 0)) }
