@@ -117,6 +117,26 @@ func TestLoginGrace(t *testing.T) {
 	}
 }
 
+// TestLoginTries: the sixth key that does not fit ends the connection, whatever comes after it.
+func TestLoginTries(t *testing.T) {
+	r := serve(t, hostTree(t, newHostFS(sample(t))), nil)
+	for wrong, want := range map[int]bool{0: true, maxAuthTries - 1: true, maxAuthTries: false, 3 * maxAuthTries: false} {
+		var keys []gossh.Signer
+		for range wrong {
+			keys = append(keys, newSigner(t, ""))
+		}
+		c, err := gossh.Dial("tcp", r.addr, &gossh.ClientConfig{
+			User: "oadp", Auth: []gossh.AuthMethod{gossh.PublicKeys(append(keys, r.signer)...)}, HostKeyCallback: gossh.FixedHostKey(r.hostKey.PublicKey()),
+		})
+		if (err == nil) != want {
+			t.Errorf("after %d wrong keys: %v", wrong, err)
+		}
+		if err == nil {
+			c.Close()
+		}
+	}
+}
+
 func TestKeepaliveEndsDeadClients(t *testing.T) {
 	r := serve(t, hostTree(t, newHostFS(sample(t))), func(c *Config) { c.Keepalive = 50 * time.Millisecond })
 	alive := r.client()
