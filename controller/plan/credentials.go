@@ -19,6 +19,7 @@ import (
 
 	"vmfr/api/session"
 	"vmfr/api/v1alpha1"
+	"vmfr/controller/plan/authorizedkeys"
 )
 
 const (
@@ -35,7 +36,7 @@ const (
 	maxPassword      = 1024 // bytes
 	maxUsername      = 64   // bytes, of the file browser's
 	// maxDiskKeys bounds all disk keys together, in bytes: a holder hands its agent at most 1 MiB of
-	// credentials, of which keys of SSH take twice maxKeyLines.
+	// credentials, of which keys of SSH take twice as much.
 	maxDiskKeys = 256 << 10
 )
 
@@ -87,7 +88,7 @@ func sshCredentials(spec *v1alpha1.SSHAccess, ref *types.NamespacedName, found F
 		c.Username = v1alpha1.DefaultUsername
 	}
 	if spec.TrustedUserCA != "" {
-		if err := checkKeyLines([]byte(spec.TrustedUserCA), false); err != nil {
+		if err := authorizedkeys.Check([]byte(spec.TrustedUserCA), false); err != nil {
 			return nil, &CredentialError{Key: field + "trustedUserCA", Rule: err.Error()}
 		}
 		c.TrustedCA = []byte(spec.TrustedUserCA)
@@ -96,7 +97,7 @@ func sshCredentials(spec *v1alpha1.SSHAccess, ref *types.NamespacedName, found F
 	case ref != nil:
 		return c, c.fromSecret(*ref, found.SSHRef)
 	case spec.PublicKey != "":
-		if err := checkKeyLines([]byte(spec.PublicKey), true); err != nil {
+		if err := authorizedkeys.Check([]byte(spec.PublicKey), true); err != nil {
 			return nil, &CredentialError{Key: field + "publicKey", Rule: err.Error()}
 		}
 		c.AuthorizedKeys = []byte(spec.PublicKey)
@@ -132,7 +133,7 @@ func (c *SSHCredentials) fromSecret(name types.NamespacedName, s *corev1.Secret)
 		}
 	}
 	if ca := r.data[session.KeyTrustedCA]; len(ca) > 0 {
-		if err := checkKeyLines(ca, false); err != nil {
+		if err := authorizedkeys.Check(ca, false); err != nil {
 			return r.errorf(session.KeyTrustedCA, "%v", err)
 		}
 		c.TrustedCA = ca
@@ -140,7 +141,7 @@ func (c *SSHCredentials) fromSecret(name types.NamespacedName, s *corev1.Secret)
 	if c.AuthorizedKeys = r.data[session.KeyAuthorizedKeys]; c.AuthorizedKeys == nil {
 		return r.errorf(session.KeyAuthorizedKeys, "the key is missing: it must hold lines such as \"ssh-ed25519 AAAA... name\"")
 	}
-	if err := checkKeyLines(c.AuthorizedKeys, true); err != nil {
+	if err := authorizedkeys.Check(c.AuthorizedKeys, true); err != nil {
 		return r.errorf(session.KeyAuthorizedKeys, "%v", err)
 	}
 	return nil

@@ -1,4 +1,8 @@
-package plan
+// Package authorizedkeys checks lists of public keys before a session is made with them.
+//
+// Non-goals: nobody is let in here; the node's SSH server reads the lists again. Invariants: what is
+// accepted, that server takes to the last key; errors hold nothing of what was read.
+package authorizedkeys
 
 import (
 	"bytes"
@@ -15,9 +19,9 @@ import (
 )
 
 const (
-	// maxKeyLines bounds a file of keys, in bytes: thousands of keys, and far below a Secret's 1 MiB.
-	maxKeyLines = 256 << 10
-	minRSABits  = 2048 // NIST SP 800-131A
+	// MaxBytes bounds a file of keys: thousands of keys, and far below a Secret's 1 MiB.
+	MaxBytes   = 256 << 10
+	minRSABits = 2048 // NIST SP 800-131A
 )
 
 // keyTypes are those that the node's SSH server accepts.
@@ -34,13 +38,13 @@ var knownOptions = []string{
 	"pty", "restrict", "tunnel", "user-rc", "verify-required", "x11-forwarding",
 }
 
-// checkKeyLines checks a file in the format of authorized_keys: every line must be a key that the
+// Check checks a file in the format of authorized_keys: every line must be a key that the
 // node's SSH server accepts as it is meant. With options, from= and expiry-time= may stand before a
 // key, and are honoured as sshd(8) does; a key with another option would have more rights than its
 // owner meant. Errors tell the line and no content.
-func checkKeyLines(data []byte, options bool) error {
-	if len(data) > maxKeyLines {
-		return fmt.Errorf("%d bytes exceed the limit of %d", len(data), maxKeyLines)
+func Check(data []byte, options bool) error {
+	if len(data) > MaxBytes {
+		return fmt.Errorf("%d bytes exceed the limit of %d", len(data), MaxBytes)
 	}
 	if bytes.Contains(data, []byte("PRIVATE KEY")) {
 		return errors.New("this is a private key; give the public one, in the file that ends in .pub")
@@ -51,7 +55,7 @@ func checkKeyLines(data []byte, options bool) error {
 		if len(line) == 0 || line[0] == '#' {
 			continue
 		}
-		if err := checkKeyLine(line, options); err != nil {
+		if err := checkLine(line, options); err != nil {
 			return fmt.Errorf("line %d: %w", i+1, err)
 		}
 		keys++
@@ -62,7 +66,7 @@ func checkKeyLines(data []byte, options bool) error {
 	return nil
 }
 
-func checkKeyLine(line []byte, allowed bool) error {
+func checkLine(line []byte, allowed bool) error {
 	key, _, options, _, err := gossh.ParseAuthorizedKey(line)
 	if err != nil {
 		return errors.New("no public key; \"ssh-ed25519 AAAA... name\" is expected")
