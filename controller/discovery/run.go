@@ -105,7 +105,7 @@ func (r *run) enter(chosen []velero.Backup, missing []string) (err error) {
 		for _, b := range chosen {
 			if err = r.add(r.entryOf(b)); err != nil {
 				r.entries = nil
-				err = fmt.Errorf("%d backups are more than a discovery's status can hold: narrow the time range or ask for fewer, and make several discoveries", len(chosen)+len(missing))
+				err = specError{fmt.Errorf("%d backups are more than a discovery's status can hold: narrow the time range or ask for fewer, and make several discoveries", len(chosen)+len(missing))}
 				return
 			}
 		}

@@ -2,6 +2,7 @@ package discovery
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -84,10 +85,13 @@ func refused(before v1alpha1.VirtualMachineBackupsDiscoveryStatus, generation in
 	s := v1alpha1.VirtualMachineBackupsDiscoveryStatus{
 		Phase: v1alpha1.DiscoveryFailed, ObservedGeneration: generation, Conditions: before.DeepCopy().Conditions,
 	}
-	describe(&s, vm, why)
+	describe(&s, vm, specError{why})
 	fit(&s)
 	return s
 }
+
+// specError is a specification's fault: another one is needed.
+type specError struct{ error }
 
 // verdict is the phase of a discovery whose candidates were all looked at.
 func verdict(s *v1alpha1.DiscoveryStats, failure error) v1alpha1.DiscoveryPhase {
@@ -139,7 +143,7 @@ func describe(s *v1alpha1.VirtualMachineBackupsDiscoveryStatus, vm string, failu
 	case v1alpha1.DiscoveryFailed:
 		reason, text := v1alpha1.ReasonNoValidBackupsFound, found
 		switch {
-		case failure != nil && n.TotalCandidates == 0:
+		case errors.As(failure, new(specError)):
 			reason, text = v1alpha1.ReasonValidationFailed, failure.Error()
 		case failure != nil:
 			reason, text = v1alpha1.ReasonFailed, failure.Error()

@@ -48,7 +48,8 @@ func TestStatus(t *testing.T) {
 		"none with it":    {states{s, s}, nil, true, "Failed False/Failed False/NoValidBackupsFound True/CriticalFailure False/NoValidBackupsFound", "see status.invalidBackups"},
 		"none verified":   {states{s, f}, nil, true, "Failed False/Failed False/NoValidBackupsFound True/CriticalFailure False/NoValidBackupsFound", "1 could not be verified"},
 		"no candidate":    {states{}, nil, true, "Failed False/Failed False/NoValidBackupsFound True/CriticalFailure False/NoValidBackupsFound", "check spec.startTime"},
-		"no list":         {states{}, errors.New("boom"), true, "Failed False/Failed False/ValidationFailed True/CriticalFailure False/ValidationFailed", "boom"},
+		"no list":         {states{}, errors.New("boom"), true, "Failed False/Failed False/Failed True/CriticalFailure False/Failed", "boom"},
+		"a wrong spec":    {states{}, specError{errors.New("boom")}, true, "Failed False/Failed False/ValidationFailed True/CriticalFailure False/ValidationFailed", "boom"},
 		"broken off":      {states{c}, errors.New("boom"), true, "Failed False/Failed False/Failed True/CriticalFailure False/Failed", "boom"},
 	} {
 		r := runOf(x.states...)
