@@ -30,6 +30,7 @@ type readySSH struct {
 	User           string `json:"user"`
 	IdentityFile   string `json:"identityFile,omitempty"` // empty: the user's own key
 	HostKey        string `json:"hostKey"`                // as in authorized_keys
+	Fingerprint    string `json:"fingerprint"`            // of HostKey, as ssh shows it
 	KnownHostsFile string `json:"knownHostsFile"`
 }
 
@@ -46,6 +47,7 @@ func newReady(f *serveFlags, cfg *worker.Config, a access) ready {
 		r.SSH = &readySSH{
 			Address: reachable(c.Listener.Addr().String()), User: c.User,
 			HostKey:        strings.TrimSpace(string(gossh.MarshalAuthorizedKey(a.hostKey))),
+			Fingerprint:    gossh.FingerprintSHA256(a.hostKey),
 			KnownHostsFile: a.state.path(fileKnownHosts),
 		}
 		if a.generated {
@@ -126,6 +128,9 @@ func (r ready) writeText(w io.Writer, t *tree.Tree, story *sample.Manifest) erro
 		if r.Mount != "" {
 			fmt.Fprintf(&b, "  ls -l %s\n", shellQuote(r.Mount+path))
 		}
+	}
+	if r.SSH != nil {
+		fmt.Fprintf(&b, "\nThe SSH server's key has the fingerprint %s.\n", r.SSH.Fingerprint)
 	}
 	b.WriteString("\nCtrl-C ends it.\n")
 	_, err := io.WriteString(w, b.String())

@@ -109,7 +109,7 @@ func checkMetrics(t *testing.T, s *server) {
 
 // TestReadyText runs the commands of the text that a person gets, in a shell.
 func TestReadyText(t *testing.T) {
-	fixture.Need(t, "sftp", "curl", "diff", "bash")
+	fixture.Need(t, "sftp", "curl", "diff", "bash", "ssh-keygen")
 	tests := map[string]struct {
 		args []string
 		runs int
@@ -126,6 +126,10 @@ func TestReadyText(t *testing.T) {
 			s, text := startText(t, args...)
 			if !strings.Contains(text, test.want) {
 				t.Errorf("the text lacks %q:\n%s", test.want, text)
+			}
+			// ssh-keygen prints bits, fingerprint, hosts and type for each line.
+			if f := strings.Fields(fixture.Run(t, "ssh-keygen", "-lf", filepath.Join(state, "known_hosts"))); len(f) < 2 || !strings.Contains(text, "the fingerprint "+f[1]+".\n") {
+				t.Errorf("the text lacks the fingerprint %q:\n%s", f, text)
 			}
 			runs, dir := 0, t.TempDir()
 			for _, line := range strings.Split(text, "\n") {

@@ -142,5 +142,6 @@ func Serve(ctx context.Context, l net.Listener, t *tree.Tree, c Config) error {
 	if err != nil {
 		return err
 	}
+	c.Log.Info("ssh: serving", "address", l.Addr().String(), "hostKey", gossh.FingerprintSHA256(c.HostKey.PublicKey()))
 	return newServer(t, c).run(ctx, l)
 }
