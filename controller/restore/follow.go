@@ -119,7 +119,7 @@ func later(a, b time.Time) time.Time {
 // for too long is stopped.
 func (r *reconciler) followMove(ctx context.Context, s *scope, d *disk, m velero.Download) (moving bool, err error) {
 	d.done, d.total = m.BytesDone, m.TotalBytes
-	idle := r.moves.idle(m, s.now)
+	idle := r.moves.idle(s.vmfr.UID, m, s.now)
 	switch {
 	case m.Failed:
 		d.fail(v1alpha1.RestoreFailed, m.Message)

@@ -113,6 +113,7 @@ func (r *reconciler) finish(ctx context.Context, s *scope) error {
 	r.slots.leave(key)
 	r.metrics.forget(key)
 	r.applied.forget(s.vmfr.UID)
+	r.moves.forget(s.vmfr.UID)
 	r.tell(s, event{corev1.EventTypeNormal, "Deleted", actionSession, "everything that was made for this restore is gone"})
 	return nil
 }

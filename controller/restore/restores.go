@@ -151,7 +151,7 @@ func (r *reconciler) makeRestore(ctx context.Context, s *scope, b *backup) (made
 // moves remember since when a data mover has written nothing. A controller that was restarted begins anew.
 type moves struct {
 	mu   sync.Mutex
-	seen map[string]move // by the DataDownload's UID
+	seen map[types.UID]map[string]move // by the file restore, then by the DataDownload's UID
 }
 
 type move struct {
@@ -160,23 +160,29 @@ type move struct {
 	since time.Time
 }
 
-// idle returns since when a download is as it is.
-func (m *moves) idle(d velero.Download, now time.Time) time.Time {
+// idle returns since when a download of a file restore is as it is.
+func (m *moves) idle(of types.UID, d velero.Download, now time.Time) time.Time {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	last, ok := m.seen[d.UID]
+	last, ok := m.seen[of][d.UID]
 	if !ok || last.phase != d.Phase || last.done != d.BytesDone {
 		last = move{d.Phase, d.BytesDone, now}
 	}
 	if m.seen == nil {
-		m.seen = map[string]move{}
+		m.seen = map[types.UID]map[string]move{}
 	}
-	if d.Ended {
-		delete(m.seen, d.UID)
-	} else {
-		m.seen[d.UID] = last
+	if m.seen[of] == nil {
+		m.seen[of] = map[string]move{}
 	}
+	m.seen[of][d.UID] = last
 	return last.since
+}
+
+// forget is for a file restore that is gone.
+func (m *moves) forget(of types.UID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.seen, of)
 }
 
 // restoreState judges a backup's Restore, also one that is there no more: when a backup is deleted Velero

@@ -70,6 +70,8 @@ func (su *suite) realVelero(t *testing.T) {
 	checkServing(t, v, names)
 	su.checkEvents(t, v)
 
+	su.checkMended(t, names)
+
 	// A controller that starts anew finds everything as it is and changes nothing.
 	stop()
 	before := su.inventory(t, v)
@@ -90,6 +92,30 @@ func (su *suite) realVelero(t *testing.T) {
 		t.Errorf("left behind:\n%s", strings.Join(left, "\n"))
 	}
 	stop()
+}
+
+// checkMended: what others change of what was made, or delete, is brought back.
+func (su *suite) checkMended(t *testing.T, names plan.Names) {
+	t.Helper()
+	d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: names.Session, Name: names.Object()}}
+	su.get(t, d)
+	before := d.DeepCopy()
+	d.Spec.Replicas = new(int32)
+	d.Labels["example.com/theirs"] = "stays"
+	if err := su.client.Patch(ctx, d, client.MergeFrom(before), client.FieldOwner("somebody")); err != nil {
+		t.Fatal(err)
+	}
+	cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: names.BackupNamespace(1), Name: names.SessionConfig()}}
+	if err := su.client.Delete(ctx, cm); err != nil {
+		t.Fatal(err)
+	}
+	cluster.Await(t, limit, func() error {
+		su.get(t, d)
+		if *d.Spec.Replicas != 1 || d.Labels["example.com/theirs"] != "stays" {
+			return fmt.Errorf("the holder has %d replicas and the labels %v", *d.Spec.Replicas, d.Labels)
+		}
+		return su.client.Get(ctx, client.ObjectKeyFromObject(cm), cm)
+	})
 }
 
 // awaitRestored waits until Velero has restored exactly these claims into each backup's namespace.
