@@ -14,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"vmfr/agent/audit"
 	"vmfr/test/fixture"
 )
 
@@ -60,49 +59,6 @@ func BenchmarkDownload(b *testing.B) {
 				b.ReportMetric((cpu(p.name)-before).Seconds()*1e3*(1<<30)/benchSize/float64(b.N), "cpu-ms/GiB")
 			})
 		}
-	}
-}
-
-// BenchmarkAudit pulls a large file and an archive of many small ones with and without an audit
-// log, alternating; cpu-% is what the log adds to the time that server and client use.
-func BenchmarkAudit(b *testing.B) {
-	src := b.TempDir()
-	writeFile(b, filepath.Join(src, "big"), random(128<<20))
-	for i := range 5000 {
-		writeFile(b, filepath.Join(src, fmt.Sprintf("small-%04d", i)), random(3000))
-	}
-	tr := openTree(b, map[string]string{"root": fixture.Ext4(b, src, 256<<20)})
-	log, err := audit.Open(filepath.Join(b.TempDir(), "audit.log"))
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { _ = log.Close() })
-	without, with := start(b, tr, nil), start(b, tr, func(c *Config) { c.Audit = log })
-	ranges := func(s *server) { // a reader in pieces, as a media player or rclone is
-		c := s.client(true)
-		for off := 0; off < 128<<20; off += 1 << 20 {
-			s.do(c, "GET", "/files"+disk+"/big", fmt.Sprintf("Range: bytes=%d-%d", off, off+(1<<20)-1))
-		}
-	}
-	for name, pull := range map[string]func(*server){
-		"file":   func(s *server) { s.mustCurl("--fail", "-o", "/dev/null", s.url("/files"+disk+"/big")) },
-		"ranges": ranges,
-		"archive": func(s *server) {
-			s.mustCurl("--fail", "-o", "/dev/null", s.url("/api/v1/archive?format=tar&path="+disk))
-		},
-	} {
-		b.Run(name, func(b *testing.B) {
-			var used [2]time.Duration
-			for round := range b.N {
-				for k := range 2 {
-					i := (round + k) & 1
-					before := cpu("us")
-					pull([]*server{without, with}[i])
-					used[i] += cpu("us") - before
-				}
-			}
-			b.ReportMetric(100*(used[1].Seconds()/used[0].Seconds()-1), "cpu-%")
-		})
 	}
 }
 
