@@ -3,6 +3,7 @@
 //	serve    disk images by SFTP, HTTPS and FUSE
 //	mount    disk images by FUSE only, in the foreground
 //	inspect  what is on disk images, and whether all of it can be read
+//	node     serves the sessions of a node's holders, in a DaemonSet
 //	hold     lends volumes and listeners to a node's agent, in a pod
 //
 // Exit codes: 0 done; 1 it could not be done; 2 it was asked in a wrong way; 3 inspect found
@@ -23,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vmfr/agent/jail"
+	"vmfr/agent/sandbox"
 )
 
 // version is set by the linker.
@@ -38,6 +40,12 @@ const (
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == jail.Command {
 		os.Exit(jail.Main(os.Args[2:])) // started by serve, see agent/jail
+	}
+	if len(os.Args) > 1 && os.Args[1] == sandbox.Command {
+		os.Exit(sandbox.Main(os.Args[2:])) // started by node, see agent/sandbox
+	}
+	if len(os.Args) == 2 && os.Args[1] == workCommand {
+		os.Exit(runWork())
 	}
 	ctx, stop := interruptible()
 	defer stop()
@@ -125,7 +133,7 @@ func rootCommand() *cobra.Command {
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usagef("%w; see %s --help", err, c.CommandPath())
 	})
-	root.AddCommand(serveCommand(), mountCommand(), inspectCommand(), holdCommand(), versionCommand(), applianceCommand())
+	root.AddCommand(serveCommand(), mountCommand(), inspectCommand(), holdCommand(), nodeCommand(), versionCommand(), applianceCommand())
 	return root
 }
 

@@ -32,6 +32,7 @@ func TestMain(m *testing.M) {
 	}
 	agent = filepath.Join(dir, "vmfr-agent")
 	build := exec.Command("go", "build", "-ldflags", "-X main.version=test", "-o", agent, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0") // as it is delivered
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
 		os.Exit(1)

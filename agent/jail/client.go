@@ -29,7 +29,7 @@ const (
 
 // Jail is a running starter.
 type Jail struct {
-	cmd    *exec.Cmd
+	cmd    *exec.Cmd     // nil: another process's
 	ended  chan struct{} // the starter has
 	mu     sync.Mutex
 	sock   *os.File
@@ -111,14 +111,41 @@ func (j *Jail) greet() error {
 // takes it over.
 func (j *Jail) Device() *os.File { return j.device }
 
+// Files are the starter's socket and its /dev/fuse, to be sent to another process, which makes a
+// Jail of them with Adopt. They stay j's.
+func (j *Jail) Files() (socket, device *os.File) { return j.sock, j.device }
+
+// Detach closes j's files without ending the starter: it ends with the process that adopted it.
+func (j *Jail) Detach() error { return errors.Join(j.sock.Close(), j.device.Close()) }
+
+// Adopt takes a jail over that another process started.
+func Adopt(socket, device *os.File) *Jail {
+	j := &Jail{sock: socket, device: device, ended: make(chan struct{})}
+	go func() {
+		defer close(j.ended)
+		_ = control(socket, func(fd int) error {
+			_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}, -1)
+			return err
+		})
+	}()
+	return j
+}
+
 // Done is closed when the starter has ended: after Close, or because it was killed.
 func (j *Jail) Done() <-chan struct{} { return j.ended }
 
 // Close ends all runs and the starter; the FUSE mount goes with it.
 func (j *Jail) Close() error {
 	j.mu.Lock()
+	if j.cmd == nil { // wakes Adopt's poll, and the starter sees its socket closed
+		_ = control(j.sock, func(fd int) error { return unix.Shutdown(fd, unix.SHUT_RDWR) })
+	}
 	_ = j.sock.Close()
 	j.mu.Unlock()
+	if j.cmd == nil {
+		<-j.ended
+		return nil
+	}
 	select {
 	case <-j.ended:
 	case <-time.After(stopLimit):

@@ -30,6 +30,7 @@ type Disk struct {
 	File   *os.File     // open for reading
 	Format image.Format // empty: detect it by content
 	Dir    *os.Root     // where backing files are looked up; nil: nowhere
+	Err    error        // why there is no File; the tree tells it
 }
 
 const (
@@ -97,6 +98,10 @@ func Open(ctx context.Context, backups []Backup, version string, fallback engine
 // open opens one image and describes it for the tree.
 func (o *opened) open(k Disk, opts image.Options) tree.Disk {
 	t := tree.Disk{Name: k.Name, Source: k.Source, Format: string(k.Format)}
+	if k.Err != nil {
+		t.Err = k.Err
+		return t
+	}
 	if st, err := k.File.Stat(); err == nil {
 		t.ModTime, t.Blocks = st.ModTime(), blocks(st)
 	}

@@ -33,7 +33,7 @@ func (s *session) serveJail(ctx context.Context, g *errgroup.Group, j *jail.Jail
 		case <-ctx.Done():
 			<-j.Done() // closed when the SSH server has ended
 		}
-		until, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
+		until, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.Grace)
 		defer cancel()
 		if server.Wait(until) != nil {
 			s.stuck.Store(true)

@@ -34,9 +34,9 @@ import (
 const (
 	// grace is how long transfers may go on after the session was told to end.
 	grace = 7 * time.Second
-	// stopLimit is when Run gives up waiting for a front end: a supervisor's patience is 10 s,
-	// and what is still reading then waits for storage that does not answer.
-	stopLimit = 9500 * time.Millisecond
+	// stopLimit is when Run gives up waiting for a front end, after the grace: a person's patience
+	// is 10 s, and what is still reading then waits for storage that does not answer.
+	stopLimit = 2500 * time.Millisecond
 )
 
 // ErrStuck reports that a front end did not end in time. The images are still open then; the
@@ -55,6 +55,11 @@ type Config struct {
 	SSH   *SSH   // nil: off
 	HTTPS *HTTPS // nil: off
 	Mount *Mount // nil: off
+
+	// Grace is how long transfers may go on when the session was told to end; zero: 7 s.
+	Grace time.Duration
+	// Totals is filled in with what is counted; nil: not.
+	Totals *Totals
 
 	// Ready is called once, when everything answers; nil: not called. An error ends Run.
 	Ready func(*tree.Tree) error
@@ -106,6 +111,9 @@ type session struct {
 func Run(ctx context.Context, cfg Config) (err error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Grace == 0 {
+		cfg.Grace = grace
 	}
 	defer closeListeners(cfg)
 	if cfg.SSH == nil && cfg.HTTPS == nil && cfg.Mount == nil {
@@ -172,6 +180,9 @@ func (s *session) run(ctx context.Context) error {
 			g.Go(func() error { return err })
 		}
 	}
+	if s.cfg.Totals != nil {
+		s.cfg.Totals.s.Store(s)
+	}
 	s.ready.Store(true)
 	return s.wait(gctx, g)
 }
@@ -179,7 +190,7 @@ func (s *session) run(ctx context.Context) error {
 func (s *session) serveSFTP(ctx context.Context, c *SSH, rsync sshd.Runner, counters *tree.Counters) error {
 	err := sshd.Serve(ctx, c.Listener, s.disks.Tree, sshd.Config{
 		User: c.User, AuthorizedKeys: c.AuthorizedKeys, TrustedUserCAs: c.TrustedUserCAs, HostKey: c.HostKey, Version: s.cfg.Version,
-		Rsync: rsync, Audit: s.cfg.Audit, Counters: counters, Log: s.log, ShutdownGrace: grace, IdleTimeout: c.IdleTimeout,
+		Rsync: rsync, Audit: s.cfg.Audit, Counters: counters, Log: s.log, ShutdownGrace: s.cfg.Grace, IdleTimeout: c.IdleTimeout,
 	})
 	if c.Jail != nil {
 		_ = c.Jail.Close() // and its mount ends, which serveJail waits for
@@ -205,7 +216,7 @@ func (s *session) sshPort() int {
 func (s *session) serveHTTPS(ctx context.Context, c *HTTPS, counters *tree.Counters, metrics http.Handler) error {
 	err := files.Serve(ctx, c.Listener, s.disks.Tree, files.Config{
 		User: c.User, Password: c.Password, Certificate: c.Certificate, GetCertificate: c.GetCertificate, Version: s.cfg.Version,
-		Counters: counters, Logins: &s.metrics.logins, Metrics: metrics, Log: s.log, Limits: files.Limits{Grace: grace},
+		Counters: counters, Logins: &s.metrics.logins, Metrics: metrics, Log: s.log, Limits: files.Limits{Grace: s.cfg.Grace},
 		Audit: s.cfg.Audit, SSHPort: s.sshPort(),
 		Ready: func() error {
 			if !s.ready.Load() || ctx.Err() != nil {
@@ -234,7 +245,7 @@ func (s *session) keepMount(ctx context.Context, endAll func()) error {
 		return nil
 	case <-ctx.Done():
 	}
-	until, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
+	until, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.Grace)
 	defer cancel()
 	if err := s.mount.Unmount(until); err != nil {
 		select {
@@ -257,8 +268,8 @@ func (s *session) wait(ctx context.Context, g *errgroup.Group) error {
 	case <-ctx.Done():
 	}
 	s.ready.Store(false)
-	s.log.Info("ending; transfers may go on for a moment", "seconds", grace.Seconds())
-	t := time.NewTimer(stopLimit)
+	s.log.Info("ending; transfers may go on for a moment", "seconds", s.cfg.Grace.Seconds())
+	t := time.NewTimer(s.cfg.Grace + stopLimit)
 	defer t.Stop()
 	select {
 	case err := <-done:

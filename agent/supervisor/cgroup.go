@@ -1,0 +1,145 @@
+package supervisor
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// groups makes a control group with a memory limit for each worker (cgroups(7)), so that one that
+// needs too much is killed alone. A nil *groups makes none.
+type groups struct {
+	dir   string // below which they are made
+	limit string // the file of the limit
+}
+
+// group is one worker's; nil: none.
+type group struct{ dir string }
+
+const cgroupRoot = "/sys/fs/cgroup"
+
+// newGroups finds where this process may make groups: version 2, else version 1.
+func newGroups() (*groups, error) {
+	b, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return nil, err
+	}
+	var errs []error
+	for line := range strings.Lines(string(b)) {
+		// "0::/path" or "4:memory:/path"
+		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(f) != 3 {
+			continue
+		}
+		var g *groups
+		switch {
+		case f[0] == "0":
+			g, err = version2(filepath.Join(cgroupRoot, f[2]))
+		case f[1] == "memory":
+			g, err = version1(filepath.Join(cgroupRoot, "memory"), f[2])
+		default:
+			continue
+		}
+		if err == nil {
+			return g, nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(append(errs, errors.New("no memory controller may be used"))...)
+}
+
+// version2 moves this process into a group of its own: one that hands controllers on may hold
+// no process itself.
+func version2(dir string) (*groups, error) {
+	b, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
+	if err != nil {
+		return nil, err
+	}
+	if !strings.Contains(" "+strings.TrimSpace(string(b))+" ", " memory ") {
+		return nil, fmt.Errorf("%s has no memory controller", dir)
+	}
+	if filepath.Base(dir) != "vmfr-supervisor" {
+		own := filepath.Join(dir, "vmfr-supervisor")
+		if err := os.Mkdir(own, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+			return nil, err
+		}
+		if err := os.WriteFile(filepath.Join(own, "cgroup.procs"), []byte("0"), 0); err != nil {
+			return nil, err
+		}
+	} else {
+		dir = filepath.Dir(dir) // after a restart in place
+	}
+	if err := os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+memory"), 0); err != nil {
+		return nil, err
+	}
+	return cleaned(&groups{dir, "memory.max"}), nil
+}
+
+// version1 makes groups below this process's own, or below the mount's root where that shows
+// another part of the hierarchy than /proc tells, as in containers.
+func version1(mount, path string) (*groups, error) {
+	for _, dir := range []string{filepath.Join(mount, path), mount} {
+		probe := filepath.Join(dir, "vmfr-probe")
+		if _, err := os.Stat(filepath.Join(dir, "memory.limit_in_bytes")); err != nil {
+			continue
+		}
+		if err := os.Mkdir(probe, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+			continue
+		}
+		if err := os.Remove(probe); err != nil {
+			continue
+		}
+		return cleaned(&groups{dir, "memory.limit_in_bytes"}), nil
+	}
+	return nil, fmt.Errorf("no group can be made below %s", mount)
+}
+
+const groupPrefix = "vmfr-worker-"
+
+// cleaned removes the groups of a predecessor that was killed; those still in use stay.
+func cleaned(g *groups) *groups {
+	old, _ := filepath.Glob(filepath.Join(g.dir, groupPrefix+"*"))
+	for _, dir := range old {
+		_ = os.Remove(dir)
+	}
+	return g
+}
+
+// add limits the memory of a process, in bytes.
+func (g *groups) add(name string, pid int, limit int64) (*group, error) {
+	if g == nil {
+		return nil, errors.New("no memory controller may be used")
+	}
+	dir := filepath.Join(g.dir, groupPrefix+name+"-"+strconv.Itoa(pid))
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return nil, err
+	}
+	err := os.WriteFile(filepath.Join(dir, g.limit), []byte(strconv.FormatInt(limit, 10)), 0)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0)
+	}
+	if err != nil {
+		_ = os.Remove(dir)
+		return nil, err
+	}
+	return &group{dir}, nil
+}
+
+// remove removes the group of a process that has ended.
+func (g *group) remove() {
+	if g == nil {
+		return
+	}
+	for range 50 {
+		if err := os.Remove(g.dir); !errors.Is(err, unix.EBUSY) {
+			return
+		}
+		time.Sleep(10 * time.Millisecond) // the kernel takes a moment to forget the process
+	}
+}

@@ -1,0 +1,334 @@
+package supervisor
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"vmfr/agent/sandbox"
+	"vmfr/agent/session"
+	api "vmfr/api/session"
+)
+
+const (
+	// workerLogRate is how many lines a worker may log in a second, after a burst, of at most
+	// workerLogLine bytes each: the log is the node's, and a worker may be hostile.
+	workerLogRate, workerLogBurst = 20, 200
+	workerLogLine                 = 4 << 10
+	// reapLimit is how long the kernel may take to end a killed process before that is told.
+	reapLimit = 5 * time.Second
+)
+
+// worker is one process that serves a set of parts.
+type worker struct {
+	sess  *sess
+	parts map[*part]int // with the version of their credentials
+	began time.Time
+	pid   int
+
+	// Guarded by sess.mu.
+	report *api.Report
+	stats  session.Stats
+	ending bool // it was told to end
+	kill   *time.Timer
+
+	mu      sync.Mutex // the process's
+	conn    *session.Conn
+	process *os.Process
+	killed  bool
+	group   *group
+}
+
+// newWorker is called with the session's lock held.
+func newWorker(x *sess) *worker {
+	w := &worker{sess: x, parts: map[*part]int{}, began: time.Now()}
+	for _, p := range x.parts {
+		w.parts[p] = p.version
+	}
+	return w
+}
+
+// serves tells whether parts are exactly the worker's, with the same credentials.
+func (w *worker) serves(parts map[string]*part) bool {
+	if w.ending || len(parts) != len(w.parts) {
+		return false
+	}
+	for _, p := range parts {
+		if v, has := w.parts[p]; !has || v != p.version {
+			return false
+		}
+	}
+	return true
+}
+
+// end tells the worker to end within limit. It is called with the session's lock held.
+func (w *worker) end(limit time.Duration) {
+	w.ending = true
+	w.stop(limit)
+}
+
+// drain is end for a worker that was replaced, but whose clients have done nothing wrong.
+func (w *worker) drain() { w.end(drainLimit) }
+
+func (w *worker) stop(limit time.Duration) {
+	if w.kill == nil {
+		w.kill = time.AfterFunc(limit, w.slay)
+	} else if limit < drainLimit {
+		w.kill.Stop()
+		w.kill = time.AfterFunc(limit, w.slay)
+	}
+	w.mu.Lock()
+	c := w.conn
+	w.mu.Unlock()
+	if c != nil {
+		go func() { _ = c.Send(&session.Message{Drain: &session.Drain{}}, sendLimit) }()
+	}
+}
+
+// slay kills the process, or keeps it from being started.
+func (w *worker) slay() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.killed = true
+	if w.process != nil {
+		_ = w.process.Kill()
+	}
+}
+
+// run is the worker's life.
+func (w *worker) run() {
+	err := w.live()
+	w.sess.exited(w, err)
+}
+
+// live starts the process, feeds it and waits for its end.
+func (w *worker) live() error {
+	sup := w.sess.sup
+	var uid int
+	select {
+	case uid = <-sup.uids:
+		defer func() { sup.uids <- uid }()
+	default:
+		return errors.New("all user ids of workers are in use; give the agent a larger range")
+	}
+	conn, theirs, err := session.Pair()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	defer theirs.Close()
+	var weaker []string
+	cmd, err := sandbox.New(sandbox.Options{UID: uid, Args: sup.cfg.Worker, Env: []string{"GOTRACEBACK=single"}}, theirs)
+	if err != nil {
+		return err
+	}
+	out, in, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	cmd.Stderr = in
+	err = w.launch(cmd)
+	_ = in.Close()
+	_ = theirs.Close()
+	if err != nil {
+		return fmt.Errorf("the sandbox: %w", err)
+	}
+	var logs sync.WaitGroup
+	logs.Go(func() { w.log(out) })
+	if w.group, err = sup.groups.add(w.sess.id[:12], w.pid, w.memory()); err != nil {
+		weaker = append(weaker, "no memory limit of the kernel's")
+	}
+	if err = w.feed(conn, weaker); err == nil {
+		err = w.listen(conn)
+	}
+	_ = conn.Close() // which tells the worker to end, too
+	if w.alone() {
+		// It broke the rules, or the feeding did: what it does now does not matter.
+		w.slay()
+	}
+	late := time.AfterFunc(drainLimit+reapLimit, func() { w.sess.log.Error("a killed worker does not end: its storage does not answer", "pid", w.pid) })
+	werr := cmd.Wait()
+	late.Stop()
+	logs.Wait()
+	w.group.remove()
+	if werr != nil {
+		err = errors.Join(werr, err)
+	}
+	return err
+}
+
+// alone tells whether nobody has told the worker to end.
+func (w *worker) alone() bool {
+	w.sess.mu.Lock()
+	defer w.sess.mu.Unlock()
+	return !w.ending
+}
+
+func (w *worker) launch(cmd *exec.Cmd) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.killed {
+		return errors.New("it is not needed any more")
+	}
+	if err := w.sess.sup.spawn.start(cmd); err != nil {
+		return err
+	}
+	w.process, w.pid = cmd.Process, cmd.Process.Pid
+	return nil
+}
+
+// memory is the kernel's limit for the worker: Go's own (see the worker's) and room for the page
+// cache, which belongs to who reads.
+func (w *worker) memory() int64 {
+	disks := 0
+	for p := range w.parts {
+		disks += len(p.disks)
+	}
+	return 256<<20 + int64(disks)*32<<20
+}
+
+// feed gives the worker all that it serves.
+func (w *worker) feed(conn *session.Conn, weaker []string) error {
+	x := w.sess
+	doc, err := json.Marshal(x.doc)
+	if err != nil {
+		return err
+	}
+	c := &session.Configure{Session: doc, Node: x.sup.cfg.Node, Version: x.sup.cfg.Version, Grace: drainLimit, Weaker: weaker}
+	message := &session.Message{Configure: c}
+	var backups []*part
+	x.mu.Lock()
+	c.Restarts = x.restarts
+	for p := range w.parts {
+		if p.name == frontPart {
+			c.Listeners, c.Credentials = p.ears, p.credentials
+			message.Files = slices.Clone(p.files)
+		} else {
+			backups = append(backups, p)
+		}
+	}
+	x.mu.Unlock()
+	if c.SSH && x.sup.cfg.Rsync != nil {
+		if jail, err := x.sup.cfg.Rsync(); err != nil {
+			x.log.Warn("rsync is refused", "err", err)
+		} else {
+			defer func() { _ = jail.Close() }() // the worker has its own copies then, and with its end the jail ends
+			socket, device := jail.Files()
+			message.Files = append(message.Files, socket, device)
+			c.Rsync = true
+		}
+	}
+	if err := conn.Send(message, sendLimit); err != nil {
+		return err
+	}
+	for _, p := range backups {
+		x.mu.Lock()
+		files := slices.Clone(p.files)
+		x.mu.Unlock()
+		if err := conn.Send(&session.Message{Part: &session.Part{Backup: p.name, Disks: p.disks}, Files: files}, sendLimit); err != nil {
+			return err
+		}
+	}
+	if err := conn.Send(&session.Message{Run: &session.Run{}}, sendLimit); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	w.conn = conn
+	w.mu.Unlock()
+	x.mu.Lock()
+	told := w.ending
+	x.mu.Unlock()
+	if told { // before it could be told
+		return conn.Send(&session.Message{Drain: &session.Drain{}}, sendLimit)
+	}
+	return nil
+}
+
+// listen takes what the worker says until it ends.
+func (w *worker) listen(conn *session.Conn) error {
+	limit := rate.NewLimiter(5, 50)
+	for {
+		m, err := conn.Receive(0)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("the worker's messages: %w", err)
+		}
+		m.Close()
+		if !limit.Allow() {
+			return errors.New("the worker sends too many messages")
+		}
+		switch {
+		case m.Stats != nil:
+			w.sess.mu.Lock()
+			w.stats = *m.Stats
+			w.sess.mu.Unlock()
+		case m.Report != nil:
+			r, err := api.DecodeReport(m.Report, w.sess.id)
+			if err == nil {
+				err = w.about(r)
+			}
+			if err != nil {
+				return fmt.Errorf("the worker's report: %w", err)
+			}
+			w.sess.answered(w, r)
+		default:
+			return errors.New("the worker sent what only others send")
+		}
+	}
+}
+
+// about checks that a report is about nothing but the worker's own parts.
+func (w *worker) about(r *api.Report) error {
+	for _, b := range r.Backups {
+		known := false
+		for p := range w.parts {
+			known = known || p.name == b.Name && p.name != frontPart
+		}
+		doc := findBackup(w.sess.doc, b.Name)
+		if !known || doc == nil || len(b.Disks) > len(doc.Disks) {
+			return fmt.Errorf("it is about the backup %.80q", b.Name)
+		}
+		for _, d := range b.Disks {
+			if !slices.ContainsFunc(doc.Disks, func(k api.Disk) bool { return k.Name == d.Name }) {
+				return fmt.Errorf("it is about the disk %.80q", d.Name)
+			}
+		}
+	}
+	return nil
+}
+
+// log copies the worker's lines to the log, as what they are: words of a process that may be hostile.
+func (w *worker) log(from io.Reader) {
+	limit := rate.NewLimiter(workerLogRate, workerLogBurst)
+	r := bufio.NewReaderSize(from, workerLogLine)
+	dropped := 0
+	for {
+		line, err := r.ReadSlice('\n')
+		if len(line) > 0 {
+			if limit.Allow() {
+				w.sess.log.Info("worker", "pid", w.pid, "line", strings.TrimRight(string(line), "\n"))
+			} else {
+				dropped++
+			}
+		}
+		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
+			break
+		}
+	}
+	if dropped > 0 {
+		w.sess.log.Warn("a worker logged too much", "pid", w.pid, "linesDropped", dropped)
+	}
+}

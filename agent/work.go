@@ -1,0 +1,351 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	gossh "golang.org/x/crypto/ssh"
+
+	"vmfr/agent/image"
+	"vmfr/agent/jail"
+	"vmfr/agent/sandbox"
+	"vmfr/agent/session"
+	"vmfr/agent/tree"
+	"vmfr/agent/worker"
+	api "vmfr/api/session"
+	"vmfr/sshd"
+)
+
+// workCommand is the hidden first argument under which runWork runs.
+const workCommand = "work"
+
+const (
+	// configureLimit is how long a worker waits for each of the supervisor's first messages.
+	configureLimit = 30 * time.Second
+	// tellLimit bounds the sending of a message to the supervisor.
+	tellLimit = 10 * time.Second
+	// statsPeriod is how often the supervisor is told what is counted.
+	statsPeriod = 2 * time.Second
+)
+
+// errGone tells that the supervisor has ended, or has no use for this worker any more.
+var errGone = errors.New("the supervisor is gone")
+
+// runWork is a worker's process: it was started in a sandbox, with its end of a socket pair as
+// descriptor 3, and serves what it is given there until it is told to end.
+func runWork() int {
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	weaker, err := sandbox.Seal()
+	if err == nil {
+		probe(log)
+		var conn *session.Conn
+		if conn, err = session.FileConn(os.NewFile(3, "supervisor")); err == nil {
+			err = work(conn, weaker, log)
+		}
+	}
+	if err != nil && !errors.Is(err, errGone) {
+		log.Error("the worker ends", "err", err)
+		return exitError
+	}
+	return 0
+}
+
+// assignment is what a worker serves.
+type assignment struct {
+	*session.Configure
+	doc   *api.Session
+	parts []session.Part
+	files []*os.File // of all messages, in their order
+}
+
+// work receives the assignment, serves it and tells the supervisor about it.
+func work(conn *session.Conn, weaker []string, log *slog.Logger) error {
+	a, err := receive(conn)
+	if err != nil {
+		return err
+	}
+	tell := func(r *api.Report) error {
+		r.Version, r.ID, r.Node, r.Restarts, r.Updated = api.Version, a.doc.ID, a.Node, a.Restarts, time.Now().UTC().Truncate(time.Second)
+		b, err := json.Marshal(r)
+		if err != nil {
+			return err
+		}
+		return conn.Send(&session.Message{Report: b}, tellLimit)
+	}
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	go obey(conn, cancel)
+	totals := &worker.Totals{}
+	go count(ctx, conn, totals)
+	cfg, err := a.config(log)
+	if err == nil {
+		cfg.Totals = totals
+		cfg.Ready = func(t *tree.Tree) error {
+			return tell(&api.Report{State: api.Serving, Message: weakness(append(weaker, a.Weaker...)), Backups: reports(t.Backups())})
+		}
+		err = worker.Run(ctx, cfg)
+	}
+	if err != nil && ctx.Err() == nil {
+		_ = tell(&api.Report{State: api.Failed, Message: session.Text(oneLine(err))})
+	}
+	return err
+}
+
+// weakness tells what is missing around this worker.
+func weakness(layers []string) string {
+	if len(layers) == 0 {
+		return ""
+	}
+	return session.Text("served with a weaker sandbox: " + strings.Join(layers, "; "))
+}
+
+// receive takes the supervisor's first messages.
+func receive(conn *session.Conn) (*assignment, error) {
+	a := &assignment{}
+	for {
+		m, err := conn.Receive(configureLimit)
+		if errors.Is(err, io.EOF) {
+			return nil, errGone
+		}
+		if err != nil {
+			return nil, err
+		}
+		a.files = append(a.files, m.Files...)
+		switch {
+		case m.Configure != nil && a.Configure == nil:
+			a.Configure = m.Configure
+			if a.doc, err = api.Decode(m.Configure.Session); err != nil {
+				return nil, err
+			}
+		case m.Part != nil && a.Configure != nil:
+			a.parts = append(a.parts, *m.Part)
+		case m.Run != nil && a.Configure != nil:
+			return a, nil
+		case m.Drain != nil:
+			return nil, errGone
+		default:
+			return nil, errors.New("the supervisor's messages are in a wrong order")
+		}
+	}
+}
+
+// obey waits for the order to end. Without a supervisor a worker has nobody to serve for.
+func obey(conn *session.Conn, cancel context.CancelCauseFunc) {
+	for {
+		m, err := conn.Receive(0)
+		switch {
+		case err != nil:
+			os.Exit(0)
+		case m.Drain != nil:
+			cancel(nil)
+		}
+		m.Close()
+	}
+}
+
+// count sends the totals.
+func count(ctx context.Context, conn *session.Conn, t *worker.Totals) {
+	tick := time.NewTicker(statsPeriod)
+	defer tick.Stop()
+	var last worker.Sums
+	for ; ; <-tick.C { // also while transfers end
+		s := t.Read()
+		if s != last {
+			last = s
+			m := &session.Message{Stats: &session.Stats{ReadBytes: s.ReadBytes, Operations: s.Operations, Errors: s.Errors,
+				Connections: s.Connections, OpenFiles: s.OpenFiles}}
+			if conn.Send(m, tellLimit) != nil {
+				return
+			}
+		}
+		if ctx.Err() != nil && s.Connections == 0 {
+			return
+		}
+	}
+}
+
+// next takes the next file.
+func (a *assignment) next() *os.File {
+	f := a.files[0] // the messages were checked to have as many as they announce
+	a.files = a.files[1:]
+	return f
+}
+
+// config makes a worker's configuration of the assignment.
+func (a *assignment) config(log *slog.Logger) (cfg worker.Config, err error) {
+	cfg = worker.Config{Version: a.Version, Log: log, Grace: a.Grace}
+	var ssh, https net.Listener
+	if a.SSH {
+		if ssh, err = listener(a.next()); err != nil {
+			return cfg, err
+		}
+	}
+	if a.HTTPS {
+		if https, err = listener(a.next()); err != nil {
+			return cfg, err
+		}
+	}
+	var rsync *jail.Jail
+	if a.Rsync {
+		rsync = jail.Adopt(a.next(), a.next())
+	}
+	n := 0
+	for _, p := range a.parts {
+		b, err := a.backup(p)
+		if err != nil {
+			return cfg, err
+		}
+		n += len(b.Disks)
+		cfg.Backups = append(cfg.Backups, b)
+	}
+	worker.LimitMemory(n)
+	if ssh != nil {
+		if cfg.SSH, err = a.ssh(ssh, rsync, log); err != nil {
+			return cfg, err
+		}
+	}
+	if https != nil {
+		cfg.HTTPS, err = a.https(https)
+	}
+	return cfg, err
+}
+
+func listener(f *os.File) (net.Listener, error) {
+	l, err := net.FileListener(f)
+	if err != nil {
+		return nil, fmt.Errorf("a listener of the front holder: %w", err)
+	}
+	return l, f.Close()
+}
+
+// backup is one part's disks.
+func (a *assignment) backup(p session.Part) (worker.Backup, error) {
+	for _, b := range a.doc.Backups {
+		if b.Name != p.Backup || len(b.Disks) != len(p.Disks) {
+			continue
+		}
+		out := worker.Backup{Name: b.Name, VM: a.doc.VM.Name, Timestamp: b.Timestamp}
+		for i, d := range p.Disks {
+			k := worker.Disk{Name: b.Disks[i].Name, Source: d.Source, Format: image.Format(d.Format)}
+			if d.Error == "" {
+				k.File = a.next()
+			} else {
+				k.Err = errors.New(d.Error)
+			}
+			out.Disks = append(out.Disks, k)
+		}
+		return out, nil
+	}
+	return worker.Backup{}, fmt.Errorf("the session's document has no backup %q with %d disks", p.Backup, len(p.Disks))
+}
+
+// ssh reads the credentials that a front holder found.
+func (a *assignment) ssh(l net.Listener, rsync *jail.Jail, log *slog.Logger) (*worker.SSH, error) {
+	c := &worker.SSH{Listener: l, User: strings.TrimSpace(string(a.Credentials.SSHUser)), Jail: rsync}
+	if a.doc.SSH != nil {
+		c.IdleTimeout = time.Duration(a.doc.SSH.IdleTimeout)
+	}
+	var err error
+	if c.HostKey, err = gossh.ParsePrivateKey(a.Credentials.HostKey); err != nil {
+		return nil, fmt.Errorf("%s: %w", api.KeyHostKey, err)
+	}
+	if len(a.Credentials.AuthorizedKeys) > 0 {
+		keys, refused, err := sshd.ParseAuthorizedKeys(a.Credentials.AuthorizedKeys)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", api.KeyAuthorizedKeys, err)
+		}
+		for _, r := range refused {
+			log.Warn("a key was refused", "err", r)
+		}
+		c.AuthorizedKeys = keys
+	}
+	if len(a.Credentials.TrustedCA) > 0 {
+		if c.TrustedUserCAs, err = sshd.ParseTrustedUserCAs(a.Credentials.TrustedCA); err != nil {
+			return nil, fmt.Errorf("%s: %w", api.KeyTrustedCA, err)
+		}
+	}
+	return c, nil
+}
+
+func (a *assignment) https(l net.Listener) (*worker.HTTPS, error) {
+	c := &worker.HTTPS{Listener: l, User: strings.TrimSpace(string(a.Credentials.BrowserUser))}
+	var err error
+	if c.Password, err = parsePassword(a.Credentials.Password); err != nil {
+		return nil, fmt.Errorf("%s: %w", api.KeyPassword, err)
+	}
+	if c.Certificate, err = tls.X509KeyPair(a.Credentials.Certificate, a.Credentials.PrivateKey); err != nil {
+		return nil, fmt.Errorf("%s, %s: %w", api.KeyCertificate, api.KeyPrivateKey, err)
+	}
+	return c, nil
+}
+
+// reports are what was found, for the controller.
+func reports(backups []tree.BackupReport) (out []api.BackupReport) {
+	for _, b := range backups {
+		r := api.BackupReport{Name: b.Name, State: api.Failed}
+		var why []string
+		for _, d := range b.Disks {
+			k := diskReport(d)
+			if k.State == api.Readable {
+				r.State = api.Readable
+			} else {
+				why = append(why, k.Name+": "+k.Message)
+			}
+			r.Disks = append(r.Disks, k)
+		}
+		if len(why) > 0 {
+			r.Message = reportText(strings.Join(why, "; "))
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+func diskReport(d tree.DiskReport) api.DiskReport {
+	k := api.DiskReport{Name: d.Name, State: api.Readable, Format: reportText(d.Format), Size: uint64(max(d.VirtualSize, 0))}
+	if d.State == tree.StateUnreadable {
+		k.State = api.Failed
+	}
+	text := d.Error
+	if d.Advice != "" {
+		text = strings.TrimSuffix(text, ".") + "; " + d.Advice
+	}
+	k.Message = reportText(text)
+	if k.State == api.Failed && k.Message == "" {
+		k.Message = "nothing on it can be read"
+	}
+	for _, v := range d.Volumes {
+		if len(k.Volumes) == api.MaxVolumes {
+			break
+		}
+		x := api.VolumeReport{Name: reportText(v.Name), Path: reportText(v.Path)}
+		if v.FileSystem != nil {
+			x.Type, x.Engine = reportText(v.FileSystem.Type), reportText(v.FileSystem.Engine)
+		}
+		k.Volumes = append(k.Volumes, x)
+	}
+	return k
+}
+
+// reportText makes a text that a report may hold (see api/session): short and without controls.
+func reportText(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if r < 0x20 || 0x7f <= r && r < 0xa0 || r == 0x2028 || r == 0x2029 || 0x202a <= r && r <= 0x202e || 0x2066 <= r && r <= 0x2069 {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(s, "?"))
+	if len(s) > api.MaxMessage {
+		s = strings.ToValidUTF8(s[:api.MaxMessage-3], "") + "..."
+	}
+	return s
+}
