@@ -20,6 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"vmfr/api/session"
+	"vmfr/api/v1alpha1"
 	"vmfr/test/cluster"
 )
 
@@ -113,7 +114,9 @@ func podOf(d *appsv1.Deployment, namespace string) *corev1.Pod {
 func (r rig) plans(t *testing.T) {
 	r.namespace(t, "team-a", nil)
 	number := 0
-	for name, c := range goldenCases() {
+	cases := goldenCases()
+	cases["longest-names"] = longestNames()
+	for name, c := range cases {
 		number++
 		c.in.Restore.UID = types.UID(fmt.Sprintf("00000000-0000-4000-8000-%012d", number))
 		t.Run(name, func(t *testing.T) {
@@ -153,6 +156,24 @@ func (r rig) plans(t *testing.T) {
 			}
 		})
 	}
+}
+
+// longestNames is a restore in which everything has a name as long as Kubernetes allows.
+func longestNames() goldenCase {
+	long := func(end string) string { return strings.Repeat(strings.Repeat("a", 62)+".", 4)[:253-len(end)] + end }
+	in := testInput(func(s *v1alpha1.VirtualMachineFileRestoreSpec) {
+		s.NamespacePrefix = strings.Repeat("p", 40)
+		s.FileAccess.FileBrowser.ExposeExternally = true
+	})
+	in.Restore.Name = long("r")
+	in.VM = session.VM{Name: long("v"), Namespace: strings.Repeat("n", 63)}
+	in.Backups = nil
+	for _, number := range []int{1, 12, session.MaxBackups} {
+		in.Backups = append(in.Backups, Backup{Number: number, Name: long(fmt.Sprint("b", number)), Timestamp: testNow, Attach: true, Disks: []Disk{
+			{Name: long("d"), Mode: session.Block, Claim: long("c")}, {Name: long("e"), Mode: session.Filesystem, Claim: long("f")},
+		}})
+	}
+	return goldenCase{cfg: ingressConfig(), in: in}
 }
 
 // podSecurity compares what JudgeNamespace says with what the API server does.

@@ -70,14 +70,18 @@ func (r rig) policies(t *testing.T) {
 			&batchv1.CronJob{ObjectMeta: meta(namespace), Spec: batchv1.CronJobSpec{Schedule: "0 0 * * *", JobTemplate: batchv1.JobTemplateSpec{Spec: batchv1.JobSpec{Template: once}}}},
 		}
 	}
-	// Policies and roles work a moment after they were made.
-	cluster.Await(t, startLimit, func() error {
-		err := tenant.Create(t.Context(), workloads(ns)[0], client.DryRunAll)
-		if err == nil {
-			return errors.New("nothing is refused yet")
-		}
-		return byPolicy(err)
-	})
+	// Policies and roles work a moment after they were made, each at a time of its own.
+	for _, try := range []func() error{
+		func() error { return tenant.Create(t.Context(), workloads(ns)[0], client.DryRunAll) },
+		func() error {
+			return tenant.SubResource("token").Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "default"}}, &authenticationv1.TokenRequest{})
+		},
+		func() error {
+			return r.admin.Patch(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}}, noLabels, client.DryRunAll)
+		},
+	} {
+		cluster.Await(t, startLimit, func() error { return byPolicy(try()) })
+	}
 	for _, user := range []struct {
 		name string
 		c    client.Client
@@ -258,6 +262,9 @@ func (r rig) access(t *testing.T, pod *corev1.Pod) {
 	}
 }
 
+// noLabels takes all labels away.
+var noLabels = client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"labels":null}}`))
+
 // labels tries to take a namespace out of the policies' reach.
 func (r rig) labels(t *testing.T, controller client.Client, p Plan) {
 	t.Helper()
@@ -272,8 +279,7 @@ func (r rig) labels(t *testing.T, controller client.Client, p Plan) {
 			}
 		}
 	}
-	all := client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"labels":null}}`))
-	if err := byPolicy(r.admin.Patch(t.Context(), ns.DeepCopy(), all, client.DryRunAll)); err != nil {
+	if err := byPolicy(r.admin.Patch(t.Context(), ns.DeepCopy(), noLabels, client.DryRunAll)); err != nil {
 		t.Errorf("without labels: %v", err)
 	}
 	if err := patch(r.admin, "team", `"a"`); err != nil {
@@ -282,7 +288,7 @@ func (r rig) labels(t *testing.T, controller client.Client, p Plan) {
 	if err := patch(controller, v1alpha1.LabelOriginUUID, `"other"`); err != nil {
 		t.Errorf("the controller: %v", err)
 	}
-	if err := r.admin.Patch(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "own"}}, all, client.DryRunAll); err != nil {
+	if err := r.admin.Patch(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "own"}}, noLabels, client.DryRunAll); err != nil {
 		t.Errorf("a namespace of somebody else: %v", err)
 	}
 }
