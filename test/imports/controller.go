@@ -14,10 +14,11 @@ const (
 
 // rooms says which of the controller's rooms may import which others; main may import all.
 var rooms = map[string][]string{
-	"controller/velero":    nil,
-	"controller/plan":      nil,
-	"controller/discovery": {"controller/velero"},
-	"controller/restore":   {"controller/velero", "controller/plan"},
+	"controller/velero":              nil,
+	"controller/plan/authorizedkeys": nil,
+	"controller/plan":                {"controller/plan/authorizedkeys"},
+	"controller/discovery":           {"controller/velero"},
+	"controller/restore":             {"controller/velero", "controller/plan"},
 }
 
 // ControllerViolations is Violations for the controller's packages.
