@@ -28,7 +28,7 @@ const (
 	queueSize = 4096
 	// pause is how long the writer lets events gather after it has written those there were: waking
 	// it and writing for each of many small files would cost more than their lines.
-	pause = 10 * time.Millisecond
+	pause = 50 * time.Millisecond
 )
 
 // Who is the client that an event is about.
