@@ -111,17 +111,20 @@ func TestWaitersLeave(t *testing.T) {
 
 // TestWaitLongerThanStall: a client is not cut off for what we have not got ready.
 func TestWaitLongerThanStall(t *testing.T) {
-	for _, h1 := range []bool{true, false} {
-		tr, boot := openSlow(t)
-		s := start(t, tr, func(c *Config) { c.Limits.Stall = 200 * time.Millisecond })
-		go func() {
-			<-boot.booting
-			time.Sleep(time.Second) // of the boot, five times what a client may
-			close(boot.on)
-		}()
-		a := s.do(s.client(h1), http.MethodGet, "/api/v1/entries?path="+disk)
-		if a.err != nil || a.status != http.StatusOK {
-			t.Errorf("HTTP/1: %v: %d %v %.300s", h1, a.status, a.err, a.body)
-		}
+	for name, h1 := range map[string]bool{"HTTP/1.1": true, "HTTP/2": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			tr, boot := openSlow(t)
+			s := start(t, tr, func(c *Config) { c.Limits.Stall = 2 * time.Second })
+			go func() {
+				<-boot.booting
+				time.Sleep(3 * time.Second) // of the boot, longer than a client may
+				close(boot.on)
+			}()
+			a := s.do(s.client(h1), http.MethodGet, "/api/v1/entries?path="+disk)
+			if a.err != nil || a.status != http.StatusOK {
+				t.Errorf("%d %v %.300s", a.status, a.err, a.body)
+			}
+		})
 	}
 }

@@ -213,6 +213,9 @@ func (s *Site) show(v *visit, status int, name string, p view) error {
 
 // fail shows what went wrong and what to do next.
 func (s *Site) fail(v *visit, err error) {
+	if v.ctx.Err() != nil { // nobody is there to be shown it
+		panic(http.ErrAbortHandler)
+	}
 	p := &problem{Status: http.StatusInternalServerError, Title: s.texts.get("error.title"), Detail: err.Error(), Advice: s.texts.get("error.defect")}
 	_ = errors.As(err, &p)
 	if e := s.show(v, p.Status, "error", view{Title: p.Title, Data: p}); e != nil {
