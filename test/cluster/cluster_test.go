@@ -3,11 +3,14 @@ package cluster_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"net"
 	"net/url"
 	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -27,8 +30,12 @@ import (
 
 var ctx = context.Background()
 
+// hold makes TestHold run.
+var hold = flag.Bool("hold", false, "start a cluster with Velero and keep it until interrupted (TestHold)")
+
 func TestMain(m *testing.M) {
 	log.SetLogger(logr.Discard())
+	flag.Parse()
 	os.Exit(m.Run())
 }
 
@@ -82,6 +89,19 @@ func TestCluster(t *testing.T) {
 	}
 }
 
+// TestHold is for people: see docs/development.md.
+func TestHold(t *testing.T) {
+	if !*hold {
+		t.Skip("it waits for an interrupt: run it with -hold -timeout 0 -v")
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	cp := cluster.Start(t)
+	v := cluster.StartVelero(t, cp)
+	fmt.Printf("export KUBECONFIG=%s PATH=%s:$PATH\nbucket: %s\nstop with ^C\n", cp.Kubeconfig, cp.Programs(), v.Default.Bucket)
+	<-ctx.Done()
+}
+
 // admission: Pod Security, admission policies and service accounts are enforced.
 func admission(t *testing.T, cp cluster.ControlPlane, v *cluster.Velero) {
 	cp.CreateNamespace(t, "restricted", "pod-security.kubernetes.io/enforce", "restricted")
@@ -119,10 +139,13 @@ func admission(t *testing.T, cp cluster.ControlPlane, v *cluster.Velero) {
 	cluster.Await(t, time.Minute, func() error { // the server learns of a policy in its own time
 		n++
 		err := v.Client.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("refused-%d", n), Namespace: "restricted"}})
-		if err != nil && strings.Contains(err.Error(), "such a name") {
+		switch {
+		case err == nil:
+			return errors.New("not refused")
+		case strings.Contains(err.Error(), "such a name"):
 			return nil
 		}
-		return fmt.Errorf("not refused: %v", err)
+		return err
 	})
 }
 

@@ -121,6 +121,9 @@ func (cp ControlPlane) startControllers(t testing.TB) {
 	})
 }
 
+// Programs is the directory of the Kubernetes programs.
+func (cp ControlPlane) Programs() string { return cp.programs }
+
 // Kubectl runs the real kubectl as an administrator and returns all that it prints.
 func (cp ControlPlane) Kubectl(stdin string, args ...string) (string, error) {
 	cmd := exec.Command(filepath.Join(cp.programs, "kubectl"), append([]string{"--kubeconfig", cp.Kubeconfig}, args...)...)

@@ -92,10 +92,14 @@ func TestThread(t *testing.T) {
 	go begin()
 	task := fmt.Sprintf("/proc/self/task/%d", <-ended)
 	Await(t, time.Minute, func() error {
-		if _, err := os.Stat(task); !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("%s: %v", task, err)
+		_, err := os.Stat(task)
+		switch {
+		case err == nil:
+			return fmt.Errorf("%s is still there", task)
+		case errors.Is(err, fs.ErrNotExist):
+			return nil
 		}
-		return nil
+		return err
 	})
 	if _, err := write.WriteString("alive\n"); err != nil {
 		t.Fatal(err)
