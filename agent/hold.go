@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -14,6 +15,7 @@ type holdFlags struct {
 	front, check           bool
 	backup, root           string
 	listenSSH, listenHTTPS string
+	reread                 time.Duration
 	log                    logFlags
 }
 
@@ -42,7 +44,8 @@ func holdCommand() *cobra.Command {
 	flags.StringVar(&f.root, "root", "", "look at `DIR` as the root directory")
 	flags.StringVar(&f.listenSSH, "listen-ssh", "", "`ADDRESS:PORT` instead of the pod's")
 	flags.StringVar(&f.listenHTTPS, "listen-https", "", "`ADDRESS:PORT` instead of the pod's")
-	for _, name := range []string{"root", "listen-ssh", "listen-https"} {
+	flags.DurationVar(&f.reread, "reread", holder.DefaultReread, "read mounted documents again after this `DURATION`")
+	for _, name := range []string{"root", "listen-ssh", "listen-https", "reread"} {
 		_ = flags.MarkHidden(name) // for tests, outside of pods; the flag exists
 	}
 	f.log.register(flags)
@@ -60,7 +63,7 @@ func (f *holdFlags) run(c *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	cfg := holder.Config{Backup: f.backup, Root: f.root, Log: log, ListenSSH: f.listenSSH, ListenHTTPS: f.listenHTTPS}
+	cfg := holder.Config{Backup: f.backup, Root: f.root, Log: log, ListenSSH: f.listenSSH, ListenHTTPS: f.listenHTTPS, Reread: f.reread}
 	if f.front {
 		switch cfg.Reporter, err = holder.NewReporter(f.root); {
 		case errors.Is(err, incluster.ErrNoCluster):

@@ -82,6 +82,9 @@ func (f *nodeFlags) run(c *cobra.Command) error {
 	if err != nil {
 		return err
 	}
+	if err := supervisor.Confine(); err != nil {
+		return err
+	}
 	if f.metrics != off {
 		stop, err := serveHTTP(f.metrics, s.Handler())
 		if err != nil {

@@ -39,6 +39,13 @@ func TestNode(t *testing.T) {
 	b := c.newRestore("b", map[string][]api.Mode{"nightly": {api.Filesystem}})
 	b.attach("nightly", 0, second)
 	idle := openFiles(t, c.agent)
+	// kill, setgid, setuid, setpcap, sys_admin, setfcap
+	const mask = 1<<5 | 1<<6 | 1<<7 | 1<<8 | 1<<21 | 1<<31
+	for _, set := range []string{"CapPrm", "CapEff", "CapBnd"} {
+		if want := fmt.Sprintf("%s:\t%016x\n", set, mask); !strings.Contains(c.agent.status(), want) {
+			t.Errorf("the agent's capabilities are not %q:\n%s", want, c.agent.status())
+		}
+	}
 	for _, r := range []*restore{a, b} {
 		r.hold("nightly")
 		r.hold("")
@@ -347,9 +354,9 @@ func hostile(c *cell, r *restore) {
 	c.program = agent
 	r.hold("")
 	r.hold("nightly")
-	c.agent.waitLog("probe ended")
+	c.agent.waitLog("probe ended\\\" sealed=true")
 	log := c.agent.log.String()
-	if n := strings.Count(log, "probe refused"); strings.Contains(log, "PROBE got through") || n < 20 {
+	if n := strings.Count(log, "probe refused"); strings.Contains(log, "PROBE got through") || n < 2*13+13 {
 		t.Errorf("%d attempts were refused:\n%s", n, log)
 	}
 	// Its own descriptors: standard ones, the supervisor's socket, Go's poller; no disk yet.
@@ -396,6 +403,12 @@ func (r *restore) worker() int {
 func running(pid int) bool {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	return err == nil && !strings.Contains(string(b), ") Z ")
+}
+
+// status is the kernel's account of a process.
+func (p *process) status() string {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	return string(b)
 }
 
 // openFiles counts the descriptors of a process.

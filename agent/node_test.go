@@ -400,7 +400,7 @@ func (r *restore) hold(backup string) *process {
 	if backup == "" {
 		args = []string{"hold", "--front", "--root", r.roots[backup], "--listen-ssh", "127.0.0.1:0", "--listen-https", "127.0.0.1:0"}
 	}
-	p := r.c.run(args...)
+	p := r.c.run(append(args, "--reread", "200ms")...)
 	r.holders[backup] = p
 	return p
 }

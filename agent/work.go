@@ -44,9 +44,10 @@ var errGone = errors.New("the supervisor is gone")
 // descriptor 3, and serves what it is given there until it is told to end.
 func runWork() int {
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	probe(log, false)
 	weaker, err := sandbox.Seal()
 	if err == nil {
-		probe(log)
+		probe(log, true)
 		var conn *session.Conn
 		if conn, err = session.FileConn(os.NewFile(3, "supervisor")); err == nil {
 			err = work(conn, weaker, log)

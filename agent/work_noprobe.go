@@ -5,4 +5,4 @@ package main
 import "log/slog"
 
 // probe is where a test build tries what a hostile worker would.
-func probe(*slog.Logger) {}
+func probe(_ *slog.Logger, _ bool) {}

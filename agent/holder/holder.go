@@ -129,13 +129,18 @@ func (h *holder) hold(ctx context.Context) error {
 		return err
 	}
 	defer c.Close()
+	hasty := context.AfterFunc(ctx, func() { _ = c.Close() }) // until there is something to leave in order
+	defer hasty()
 	hello := h.docs.hello
 	hello.Part, hello.Listeners = h.own.part(h.Backup), h.own.listening()
 	if err := c.Send(&session.Message{Hello: &hello, Files: h.own.files()}, sendLimit); err != nil {
 		return fmt.Errorf("the node's agent: %w", err)
 	}
 	answer, err := c.Receive(answerLimit)
-	if err != nil {
+	if err != nil || !hasty() {
+		if ctx.Err() != nil {
+			return nil
+		}
 		return fmt.Errorf("the node's agent did not answer: %w", err)
 	}
 	answer.Close()

@@ -198,7 +198,7 @@ func (s *Supervisor) join(doc *api.Session, p *part, from *peer) error {
 // mayBegin tells whether one more session is allowed. It is called with the lock held.
 func (s *Supervisor) mayBegin(namespace string) error {
 	if s.stopping {
-		return errors.New("the node's agent ends; connect again")
+		return errStopping
 	}
 	if len(s.sessions) >= s.cfg.MaxSessions {
 		return fmt.Errorf("this node's agent serves %d sessions, which is its limit; end other file restores on this node", len(s.sessions))

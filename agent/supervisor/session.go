@@ -32,6 +32,9 @@ const (
 // errOver tells that a session has ended meanwhile.
 var errOver = errors.New("the session has ended")
 
+// errStopping tells holders to come back to the next agent.
+var errStopping = errors.New("the node's agent ends; connect again")
+
 // sess is one session: its parts and the workers that serve them.
 type sess struct {
 	sup       *Supervisor
@@ -53,6 +56,7 @@ type sess struct {
 	restarts int
 	state    api.State // while nothing serves
 	message  string
+	stopping bool // the agent ends
 	ended    bool
 	report   []byte
 	past     session.Stats // of workers that have ended
@@ -79,6 +83,9 @@ func (x *sess) add(doc *api.Session, p *part, from *peer) error {
 	defer x.mu.Unlock()
 	if x.ended {
 		return errOver
+	}
+	if x.stopping {
+		return errStopping
 	}
 	defer x.finish() // a session that was begun for a part that is refused
 	if string(canonical) != x.canonical {
@@ -224,6 +231,7 @@ func (x *sess) sweep() {
 func (x *sess) endAll(why string) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	x.stopping = true
 	for _, p := range x.parts {
 		x.drop(p, why)
 	}

@@ -249,7 +249,7 @@ func (s *Supervisor) stop() {
 	}
 	s.mu.Unlock()
 	for _, x := range all {
-		x.endAll("the node's agent ends; connect again")
+		x.endAll(errStopping.Error())
 	}
 	for _, x := range all {
 		<-x.over

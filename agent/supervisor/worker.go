@@ -47,11 +47,12 @@ type worker struct {
 	process *os.Process
 	killed  bool
 	group   *group
+	gone    chan struct{} // closed when the process has ended
 }
 
 // newWorker is called with the session's lock held.
 func newWorker(x *sess) *worker {
-	w := &worker{sess: x, parts: map[*part]int{}, began: time.Now()}
+	w := &worker{sess: x, parts: map[*part]int{}, began: time.Now(), gone: make(chan struct{})}
 	for _, p := range x.parts {
 		w.parts[p] = p.version
 	}
@@ -100,9 +101,17 @@ func (w *worker) slay() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.killed = true
-	if w.process != nil {
-		_ = w.process.Kill()
+	if w.process == nil {
+		return
 	}
+	_ = w.process.Kill()
+	time.AfterFunc(reapLimit, func() {
+		select {
+		case <-w.gone:
+		default:
+			w.sess.log.Error("a killed worker does not end: its storage does not answer", "pid", w.pid)
+		}
+	})
 }
 
 // run is the worker's life.
@@ -157,9 +166,8 @@ func (w *worker) live() error {
 		// It broke the rules, or the feeding did: what it does now does not matter.
 		w.slay()
 	}
-	late := time.AfterFunc(drainLimit+reapLimit, func() { w.sess.log.Error("a killed worker does not end: its storage does not answer", "pid", w.pid) })
 	werr := cmd.Wait()
-	late.Stop()
+	close(w.gone)
 	logs.Wait()
 	w.group.remove()
 	if werr != nil {
