@@ -100,7 +100,10 @@ func (su *suite) killed(t *testing.T) {
 		w.restart(t, m, nil)
 		v := w.restore(t, name, both)
 		w.story(t, v, func() {
-			for !m.dead() { // the one that dies
+			for n := 0; !m.dead(); n++ { // the one that dies
+				if n > 20 {
+					t.Fatalf("%s changes for ever: %+v", name, v.Status)
+				}
 				_, err := w.r.Reconcile(ctx, ctrl.Request{NamespacedName: client.ObjectKeyFromObject(v)})
 				if err != nil && !errors.Is(err, errKilled) {
 					t.Fatalf("%s: %v", name, err)
