@@ -134,9 +134,36 @@ func (e *env) testRoles(t *testing.T) {
 	e.testUserRoles(t)
 }
 
-// testVolumes: of PersistentVolumes it changes those of a session's claims.
+// testVolumes: of PersistentVolumes it changes those of a session's claims, and it deletes claims
+// that Velero restored for it, or whatever claim is in a session's namespace.
 func (e *env) testVolumes(t *testing.T, c client.Client) {
 	ctx := context.Background()
+	e.CreateNamespace(t, "temporary", v1alpha1.LabelTempNamespace, "true", v1alpha1.LabelOriginUUID, "u")
+	for _, x := range []struct {
+		namespace, restore string
+		allowed            bool
+	}{{"temporary", "", true}, {"default", "vmfr-abcde23456-1", true}, {"default", "nightly", false}, {"default", "", false}} {
+		claim := &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{GenerateName: "claim-", Namespace: x.namespace, Labels: map[string]string{}},
+			Spec: corev1.PersistentVolumeClaimSpec{AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
+				Resources: corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}}}}
+		if x.restore != "" {
+			claim.Labels["velero.io/restore-name"] = x.restore
+		}
+		if err := e.admin.Create(ctx, claim); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Delete(ctx, claim); x.allowed && err != nil || !x.allowed && !apierrors.IsForbidden(err) {
+			t.Errorf("a claim in %s of the restore %q: %v", x.namespace, x.restore, err)
+		}
+		if !x.allowed {
+			if err := e.admin.Delete(ctx, claim); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if err := c.Delete(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "temporary"}}); err != nil {
+		t.Errorf("a session's namespace: %v", err)
+	}
 	for namespace, allowed := range map[string]bool{"files-shop-web-abcde23456-1": true, "shop": false, "vmfr-system": false} {
 		v := &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "of-" + namespace}, Spec: corev1.PersistentVolumeSpec{
 			Capacity:    corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")},

@@ -223,7 +223,7 @@ func (b *bench) testLocations(t *testing.T) {
 	d := discovery("locations", requested("l-tls", "l-down", "b-january"))
 	b.create(t, d)
 	s := b.over(t, d)
-	if len(s.ValidBackups) != 2 || s.DiscoveryStats.Failed != 1 || !strings.Contains(brief(s), "l-down the backup storage location down is unavailable: ") {
+	if len(s.ValidBackups) != 2 || s.DiscoveryStats.Failed != 1 || !strings.Contains(brief(s), "l-down the backup could not be verified: the storage location cannot be read: Velero says that down is unavailable: ") {
 		t.Errorf("%s", brief(s))
 	}
 
@@ -247,7 +247,7 @@ func (b *bench) testLocations(t *testing.T) {
 		d = discovery(fmt.Sprint("unreachable-", l.ResourceVersion), requested("l-tls", "l-down", "b-january"))
 		b.create(t, d)
 		s = b.over(t, d)
-		if strings.Contains(brief(s), "is unavailable") {
+		if strings.Contains(brief(s), "says that down is unavailable") {
 			return fmt.Errorf("a validation was under way: %s", brief(s))
 		}
 		return nil

@@ -118,16 +118,10 @@ func (e *examiner) decide(ctx context.Context, key types.NamespacedName, s subje
 	if b.OpenOperations > 0 {
 		return skipped("incomplete asynchronous operations: %d of the backup have not ended", b.OpenOperations), nil
 	}
-	var l velero.Location
-	err = e.retry(ctx, tell, func() (err error) {
-		l, err = e.metadata.Location(ctx, b)
-		return err
-	})
+	l, err := e.locate(ctx, b, s, tell)
 	switch {
 	case err != nil:
 		return outcome{}, err
-	case l.Unavailable != "":
-		return failed("the backup storage location %s is unavailable: %s", l.Name, l.Unavailable), nil
 	case !b.Expires.IsZero() && time.Now().After(b.Expires) && !l.ReadOnly:
 		return skipped("the backup expired at %s: Velero is about to delete it", b.Expires.UTC().Format(time.RFC3339)), nil
 	}
@@ -150,6 +144,24 @@ func (e *examiner) decide(ctx context.Context, key types.NamespacedName, s subje
 	return o, nil
 }
 
+// locate returns the backup's location. Velero's word that it is unavailable can be about one
+// connection that failed a minute ago, so it is tried again as any other failure.
+func (e *examiner) locate(ctx context.Context, b velero.Backup, s subject, tell func(string)) (l velero.Location, err error) {
+	if err := s.locations.refused(b.Location); err != nil {
+		return l, err
+	}
+	err = e.retry(ctx, tell, func() (err error) {
+		if l, err = e.metadata.Location(ctx, b); err == nil && l.Unavailable != "" {
+			err = fmt.Errorf("%w: Velero says that %s is unavailable: %s", velero.ErrUnreachable, l.Name, l.Unavailable)
+		}
+		return err
+	})
+	if err != nil {
+		s.locations.note(b.Location, err)
+	}
+	return l, err
+}
+
 // read reads what the backup holds of the virtual machine, once for all discoveries. It is
 // ErrNoVM where there is nothing.
 func (e *examiner) read(ctx context.Context, b velero.Backup, s subject, tell func(string)) (velero.VM, error) {
@@ -159,9 +171,6 @@ func (e *examiner) read(ctx context.Context, b velero.Backup, s subject, tell fu
 			return vm, nil
 		}
 		return velero.VM{}, velero.ErrNoVM
-	}
-	if err := s.locations.refused(b.Location); err != nil {
-		return velero.VM{}, err
 	}
 	has := true
 	err := e.retry(ctx, tell, func() (err error) {

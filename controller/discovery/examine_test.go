@@ -23,6 +23,7 @@ type script struct {
 	has, vm func(n int64) error // the answer to the n-th question, from 1
 	lists   atomic.Int64
 	reads   atomic.Int64
+	down    atomic.Int64 // how often Velero says that the location is unavailable
 }
 
 func (s *script) Backups(context.Context, string) ([]velero.Backup, error) { return nil, nil }
@@ -32,7 +33,11 @@ func (s *script) Backup(_ context.Context, key types.NamespacedName) (velero.Bac
 }
 
 func (s *script) Location(context.Context, velero.Backup) (velero.Location, error) {
-	return velero.Location{Name: "default"}, nil
+	l := velero.Location{Name: "default"}
+	if s.down.Add(-1) >= 0 {
+		l.Unavailable = "a connection failed"
+	}
+	return l, nil
 }
 
 func (s *script) HasVM(ctx context.Context, _ velero.Backup, _ types.NamespacedName, _ metav1.OwnerReference) (bool, error) {
@@ -146,12 +151,30 @@ func TestLocations(t *testing.T) {
 		t.Errorf("%d questions to a location that is gone, want %d", got, tripAfter*3)
 	}
 	s.has = always(nil)
+	s.down.Store(2) // it was Velero's mistake
 	sub.locations.state["default"].at = time.Now().Add(-2 * retryAfter)
 	if o, err := e.examine(context.Background(), types.NamespacedName{Name: "x"}, sub, func(string) {}); err != nil || o.status != v1alpha1.BackupCompleted {
 		t.Errorf("%+v, %v", o, err)
 	}
 	if err := sub.locations.refused("default"); err != nil {
 		t.Error(err)
+	}
+}
+
+// What Velero says of a location is a failure of its backups when it stays so.
+func TestUnavailable(t *testing.T) {
+	t.Parallel()
+	s := &script{has: always(nil), vm: always(nil)}
+	s.down.Store(1 << 30)
+	e, sub := examinerOf(s), subjectOf()
+	for i := range 10 {
+		o, err := e.examine(context.Background(), types.NamespacedName{Name: fmt.Sprint(i)}, sub, func(string) {})
+		if err != nil || o.status != v1alpha1.BackupFailed || !strings.Contains(o.reason, "Velero says that default is unavailable: a connection failed") {
+			t.Fatalf("%+v, %v", o, err)
+		}
+	}
+	if asked := 1<<30 - s.down.Load(); s.lists.Load() != 0 || asked != tripAfter*3 {
+		t.Errorf("%d lists read, %d questions", s.lists.Load(), asked)
 	}
 }
 
