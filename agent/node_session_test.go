@@ -93,6 +93,11 @@ func TestNode(t *testing.T) {
 			return nil
 		})
 	})
+	for line := range strings.Lines(c.get("/metrics")) {
+		if strings.HasPrefix(line, "vmfr_node_session_worker_memory_bytes{") || strings.HasPrefix(line, "process_resident_memory_bytes") || strings.HasPrefix(line, "vmfr_node_open_seconds_sum") {
+			t.Log(strings.TrimSpace(line))
+		}
+	}
 	t.Run("rsync", func(t *testing.T) {
 		fixture.Need(t, "rsync")
 		c.t = t
@@ -285,6 +290,7 @@ func refused(c *cell, a *restore) {
 		name, want string
 		prepare    func()
 	}{
+		{"a session too many", "which is its limit", func() {}},
 		{"a forged token", "not valid", func() { token(string(good[:len(good)-8]) + "AAAAAAAA") }},
 		{"no token at all", "not valid", func() { token("x") }},
 		{"another audience", "not valid", func() { token(c.token(ns, "node-1", "https://kubernetes.default.svc")) }},

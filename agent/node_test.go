@@ -131,7 +131,7 @@ func (c *cell) start() {
 	}
 	c.metrics = l.Addr().String()
 	_ = l.Close()
-	c.agent = c.run("node", "--dir", c.dir, "--root", c.root, "--node-name", "node-1", "--listen-metrics", c.metrics)
+	c.agent = c.run("node", "--dir", c.dir, "--root", c.root, "--node-name", "node-1", "--listen-metrics", c.metrics, "--max-sessions", "2")
 	c.agent.waitLog("waiting for holders")
 }
 
