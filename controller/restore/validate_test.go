@@ -9,6 +9,7 @@ import (
 	velerov1 "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"vmfr/api/session"
@@ -31,6 +32,15 @@ func (su *suite) selection(t *testing.T) {
 	old := discoveredBackup(w.namespace, "b1", time.Date(2026, 4, 1, 0, 0, 0, 0, time.UTC))
 	old.PVCs = []v1alpha1.DiscoveredPVC{{PVCName: "web-root", PVCNamespace: "shop"}}
 	phase("old", v1alpha1.DiscoveryPartiallyFailed, old)
+	var many []v1alpha1.DiscoveredBackup
+	for i := range 101 {
+		b := v1alpha1.DiscoveredBackup{Namespace: w.namespace, Name: fmt.Sprintf("many-%d", i)}
+		for d := range 10 {
+			b.PVCs = append(b.PVCs, v1alpha1.DiscoveredPVC{PVCUID: types.UID(fmt.Sprint(d)), PVCName: fmt.Sprintf("d-%d", d)})
+		}
+		many = append(many, b)
+	}
+	phase("many", v1alpha1.DiscoveryCompleted, many...)
 	for i, x := range []struct {
 		discovery      string
 		selected       []string
@@ -43,6 +53,7 @@ func (su *suite) selection(t *testing.T) {
 		{"find", []string{"b7", "b8"}, v1alpha1.FileRestoreFailed, v1alpha1.ReasonNoValidBackupsFound, "none of the backups can be restored"},
 		{"old", nil, v1alpha1.FileRestoreFailed, v1alpha1.ReasonNoValidBackupsFound, "none of the backups"},
 		{"find", []string{"b2", "b7"}, v1alpha1.FileRestoreInProgress, v1alpha1.ReasonWaitingForRestores, "backups are being restored"},
+		{"many", nil, v1alpha1.FileRestoreFailed, v1alpha1.ReasonValidationFailed, "101 backups with 1010 volumes"},
 	} {
 		v := w.restore(t, fmt.Sprintf("selection-%d", i), func(s *v1alpha1.VirtualMachineFileRestoreSpec) {
 			s.BackupsDiscoveryRef, s.SelectedBackups = x.discovery, x.selected
