@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"vmfr/agent/session"
@@ -129,15 +130,15 @@ func (h *holder) hold(ctx context.Context) error {
 		return err
 	}
 	defer c.Close()
-	hasty := context.AfterFunc(ctx, func() { _ = c.Close() }) // until there is something to leave in order
-	defer hasty()
+	// An agent that does not answer keeps nobody from ending.
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(h.Patience, func() { _ = c.Close() }) })()
 	hello := h.docs.hello
 	hello.Part, hello.Listeners = h.own.part(h.Backup), h.own.listening()
 	if err := c.Send(&session.Message{Hello: &hello, Files: h.own.files()}, sendLimit); err != nil {
 		return fmt.Errorf("the node's agent: %w", err)
 	}
 	answer, err := c.Receive(answerLimit)
-	if err != nil || !hasty() {
+	if err != nil {
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -145,6 +146,8 @@ func (h *holder) hold(ctx context.Context) error {
 	}
 	answer.Close()
 	switch {
+	case answer.Refused != nil && ctx.Err() != nil:
+		return nil
 	case answer.Refused != nil:
 		return fmt.Errorf("the node's agent refused: %s", oneLine(answer.Refused.Reason))
 	case answer.Accepted == nil || answer.Accepted.ID != h.docs.session.ID:
@@ -281,7 +284,8 @@ func (h *holder) refresh(c *session.Conn) (again bool, err error) {
 		h.Log.Warn("what was read before stays in use", "err", err)
 		return false, nil
 	}
-	if docs.hello.Session != h.docs.hello.Session || string(docs.hello.JoinKey) != string(h.docs.hello.JoinKey) {
+	// A backup's holder has nothing to do with other backups.
+	if h.Backup == "" && docs.hello.Session != h.docs.hello.Session || !slices.Equal(docs.disks, h.docs.disks) || string(docs.hello.JoinKey) != string(h.docs.hello.JoinKey) {
 		h.Log.Info("the session's document changed: handing over anew")
 		return true, nil
 	}

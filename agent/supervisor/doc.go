@@ -15,7 +15,7 @@
 // Who may speak for what: a TokenReview tells the holder's pod, namespace and service account; the
 // join key, whose SHA-256 is the session's id, proves that it belongs to the session. A part that
 // is held is given up only to a holder of the same namespace and service account. All holders of
-// a session must bring the same document.
+// a session must bring the document of the same file restore; each decides about its own part.
 //
 // Non-goals: no guest's byte is read here, no file opened but the kernel's own, no Secret and no
 // pod asked for. Invariants: what comes from a holder or a worker is bounded and validated

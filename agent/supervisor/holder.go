@@ -2,7 +2,6 @@ package supervisor
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
@@ -178,12 +177,7 @@ func (s *Supervisor) join(doc *api.Session, p *part, from *peer) error {
 				s.mu.Unlock()
 				return err
 			}
-			canonical, err := json.Marshal(doc)
-			if err != nil {
-				s.mu.Unlock()
-				return err
-			}
-			x = newSession(s, doc, string(canonical), p.who.Namespace)
+			x = newSession(s, doc, p.who.Namespace)
 			s.sessions[doc.ID] = x
 		}
 		s.mu.Unlock()

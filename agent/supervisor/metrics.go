@@ -89,6 +89,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 
 func (x *sess) collect(ch chan<- prometheus.Metric) api.State {
 	x.mu.Lock()
+	doc := x.doc
 	state := x.compose().State
 	sum, parts, restarts := x.past, 0, x.restarts
 	var pids []int
@@ -121,7 +122,7 @@ func (x *sess) collect(ch chan<- prometheus.Metric) api.State {
 		{descErrors, prometheus.CounterValue, float64(sum.Errors)}, {descConns, prometheus.GaugeValue, float64(sum.Connections)},
 		{descOpen, prometheus.GaugeValue, float64(sum.OpenFiles)},
 	} {
-		ch <- prometheus.MustNewConstMetric(v.d, v.t, v.n, x.id[:12], x.doc.Namespace, x.doc.Name)
+		ch <- prometheus.MustNewConstMetric(v.d, v.t, v.n, x.id[:12], doc.Namespace, doc.Name)
 	}
 	return state
 }

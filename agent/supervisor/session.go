@@ -40,8 +40,7 @@ type sess struct {
 	sup       *Supervisor
 	log       *slog.Logger
 	id        string
-	doc       *api.Session
-	canonical string        // the document, to be compared
+	doc       *api.Session  // merged of all holders'; guarded by mu, and never changed itself
 	namespace string        // of the first holder
 	over      chan struct{} // closed when nothing is left
 
@@ -63,9 +62,9 @@ type sess struct {
 	begun    time.Time
 }
 
-func newSession(s *Supervisor, doc *api.Session, canonical, namespace string) *sess {
+func newSession(s *Supervisor, doc *api.Session, namespace string) *sess {
 	x := &sess{
-		sup: s, id: doc.ID, doc: doc, canonical: canonical, namespace: namespace, over: make(chan struct{}),
+		sup: s, id: doc.ID, doc: doc, namespace: namespace, over: make(chan struct{}),
 		log:   s.log.With("session", doc.ID[:12], "restore", doc.Namespace+"/"+doc.Name),
 		parts: map[string]*part{}, workers: map[*worker]bool{}, wait: firstRestart, state: api.Waiting, begun: time.Now(),
 	}
@@ -75,10 +74,6 @@ func newSession(s *Supervisor, doc *api.Session, canonical, namespace string) *s
 
 // add takes a part in, in the place of one that is the same holder's.
 func (x *sess) add(doc *api.Session, p *part, from *peer) error {
-	canonical, err := json.Marshal(doc)
-	if err != nil {
-		return err
-	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.ended {
@@ -88,14 +83,14 @@ func (x *sess) add(doc *api.Session, p *part, from *peer) error {
 		return errStopping
 	}
 	defer x.finish() // a session that was begun for a part that is refused
-	if string(canonical) != x.canonical {
-		return errors.New("another holder of this session brought another document; as soon as both have the same, this one is served")
+	if doc.UID != x.doc.UID || doc.Name != x.doc.Name || doc.Namespace != x.doc.Namespace || doc.VM != x.doc.VM {
+		return errors.New("another holder of this session brought the document of another file restore; as soon as both have the same, this one is served")
 	}
 	old := x.parts[p.name]
 	if old != nil && old.who.account() != p.who.account() {
 		return fmt.Errorf("this part is held by a pod of the service account %s", old.who.account())
 	}
-	if old != nil && old.sameFiles(p) {
+	if old != nil && old.sameFiles(p) && reflect.DeepEqual(merged(x.doc, doc, p.name, x.parts), x.doc) {
 		x.renew(old, p, from)
 		return nil
 	}
@@ -103,6 +98,7 @@ func (x *sess) add(doc *api.Session, p *part, from *peer) error {
 		return err
 	}
 	p.sess, p.peer = x, from
+	x.doc = merged(x.doc, doc, p.name, x.parts)
 	if old != nil {
 		x.drop(old, "another holder brought this part")
 	}
@@ -112,6 +108,41 @@ func (x *sess) add(doc *api.Session, p *part, from *peer) error {
 	x.schedule(settle)
 	x.publish()
 	return nil
+}
+
+// merged is the session's document when a holder brought doc: a ConfigMap that changes reaches its
+// pods at different times. The front decides what is served by and which backups are waited for,
+// a backup's holder decides about its backup.
+func merged(was, doc *api.Session, name string, parts map[string]*part) *api.Session {
+	out, from := *was, was
+	if name == frontPart {
+		out, from = *doc, doc
+	}
+	out.Backups = nil
+	set := func(b *api.Backup) {
+		for i := range out.Backups {
+			if out.Backups[i].Name == b.Name {
+				out.Backups[i] = *b
+				return
+			}
+		}
+		out.Backups = append(out.Backups, *b)
+	}
+	for i := range from.Backups {
+		set(&from.Backups[i])
+	}
+	if name != frontPart {
+		if b := findBackup(doc, name); b != nil {
+			set(b)
+		}
+		return &out
+	}
+	for i := range was.Backups {
+		if parts[was.Backups[i].Name] != nil {
+			set(&was.Backups[i])
+		}
+	}
+	return &out
 }
 
 // renew gives old, whose holder connected again, its new connection.

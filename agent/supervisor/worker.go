@@ -32,6 +32,7 @@ const (
 // worker is one process that serves a set of parts.
 type worker struct {
 	sess  *sess
+	doc   *api.Session
 	parts map[*part]int // with the version of their credentials
 	began time.Time
 	pid   int
@@ -52,7 +53,7 @@ type worker struct {
 
 // newWorker is called with the session's lock held.
 func newWorker(x *sess) *worker {
-	w := &worker{sess: x, parts: map[*part]int{}, began: time.Now(), gone: make(chan struct{})}
+	w := &worker{sess: x, doc: x.doc, parts: map[*part]int{}, began: time.Now(), gone: make(chan struct{})}
 	for _, p := range x.parts {
 		w.parts[p] = p.version
 	}
@@ -209,7 +210,7 @@ func (w *worker) memory() int64 {
 // feed gives the worker all that it serves.
 func (w *worker) feed(conn *session.Conn, weaker []string) error {
 	x := w.sess
-	doc, err := json.Marshal(x.doc)
+	doc, err := json.Marshal(w.doc)
 	if err != nil {
 		return err
 	}
@@ -305,7 +306,7 @@ func (w *worker) about(r *api.Report) error {
 		for p := range w.parts {
 			known = known || p.name == b.Name && p.name != frontPart
 		}
-		doc := findBackup(w.sess.doc, b.Name)
+		doc := findBackup(w.doc, b.Name)
 		if !known || doc == nil || len(b.Disks) > len(doc.Disks) {
 			return fmt.Errorf("it is about the backup %.80q", b.Name)
 		}
