@@ -64,6 +64,9 @@ func (b *bench) controller(t testing.TB, o Options) (stop func(), reg *prometheu
 	if o.StatusInterval == 0 {
 		o.StatusInterval = 50 * time.Millisecond
 	}
+	if o.LocationGrace == 0 {
+		o.LocationGrace = 500 * time.Millisecond
+	}
 	if o.RetryPause == 0 {
 		o.RetryPause = 20 * time.Millisecond
 	}

@@ -62,6 +62,7 @@ type examiner struct {
 	timeout  time.Duration
 	retries  int
 	pause    time.Duration // before the first retry
+	grace    time.Duration // for a location that Velero calls unavailable
 }
 
 // subject is what backups are examined for, and the discovery that wants to know.
@@ -145,21 +146,36 @@ func (e *examiner) decide(ctx context.Context, key types.NamespacedName, s subje
 }
 
 // locate returns the backup's location. Velero's word that it is unavailable can be about one
-// connection that failed a minute ago, so it is tried again as any other failure.
+// connection that failed, and stands until it looks again, by default a minute later: all backups of the
+// location wait for that together, once.
 func (e *examiner) locate(ctx context.Context, b velero.Backup, s subject, tell func(string)) (l velero.Location, err error) {
 	if err := s.locations.refused(b.Location); err != nil {
 		return l, err
 	}
-	err = e.retry(ctx, tell, func() (err error) {
-		if l, err = e.metadata.Location(ctx, b); err == nil && l.Unavailable != "" {
-			err = fmt.Errorf("%w: Velero says that %s is unavailable: %s", velero.ErrUnreachable, l.Name, l.Unavailable)
+	for {
+		err = e.retry(ctx, tell, func() (err error) {
+			l, err = e.metadata.Location(ctx, b)
+			return err
+		})
+		if err != nil {
+			s.locations.note(b.Location, err)
+			return l, err
 		}
-		return err
-	})
-	if err != nil {
-		s.locations.note(b.Location, err)
+		since := s.locations.unavailable(b.Location, l.Unavailable != "")
+		if l.Unavailable == "" {
+			return l, nil
+		}
+		err = fmt.Errorf("%w: Velero says that %s is unavailable: %s", velero.ErrUnreachable, l.Name, l.Unavailable)
+		if since >= e.grace {
+			return l, err
+		}
+		tell(fmt.Sprintf("waiting for the location: %v", err))
+		select {
+		case <-time.After(e.grace / 20):
+		case <-ctx.Done():
+			return l, context.Cause(ctx)
+		}
 	}
-	return l, err
 }
 
 // read reads what the backup holds of the virtual machine, once for all discoveries. It is

@@ -20,6 +20,26 @@ const (
 type locations struct {
 	mu    sync.Mutex
 	state map[string]*reachability
+	since map[string]time.Time // when Velero was first heard to call one unavailable
+}
+
+func newLocations() *locations {
+	return &locations{state: map[string]*reachability{}, since: map[string]time.Time{}}
+}
+
+// unavailable notes what Velero says of a location, and returns for how long it has said that it is
+// unavailable.
+func (l *locations) unavailable(name string, is bool) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !is {
+		delete(l.since, name)
+		return 0
+	}
+	if _, known := l.since[name]; !known {
+		l.since[name] = time.Now()
+	}
+	return time.Since(l.since[name])
 }
 
 type reachability struct {

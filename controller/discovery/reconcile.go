@@ -100,7 +100,7 @@ func (r *reconciler) newRun(d *v1alpha1.VirtualMachineBackupsDiscovery, s select
 		subject: subject{
 			vm:        vm,
 			owner:     metav1.OwnerReference{APIVersion: v1alpha1.GroupVersion.String(), Kind: "VirtualMachineBackupsDiscovery", Name: d.Name, UID: d.UID},
-			locations: &locations{state: map[string]*reachability{}},
+			locations: newLocations(),
 		},
 	}
 	if d.Status.ObservedGeneration == d.Generation {

@@ -37,6 +37,9 @@ type Options struct {
 	Retries int
 	// RetryPause is the pause before the first retry; it doubles. Default 1 second.
 	RetryPause time.Duration
+	// LocationGrace is how long a discovery waits, once, for a location that Velero calls
+	// unavailable: longer than Velero takes to look again. Default 90 seconds.
+	LocationGrace time.Duration
 	// StatusInterval is the shortest time between two writes of a discovery's status while it is
 	// worked on. Default 1 second.
 	StatusInterval time.Duration
@@ -64,7 +67,7 @@ func (o *Options) defaults() {
 	for _, x := range []struct {
 		value *time.Duration
 		byDef time.Duration
-	}{{&o.BackupTimeout, 5 * time.Minute}, {&o.RequestTimeout, 2 * time.Minute}, {&o.RetryPause, time.Second}, {&o.StatusInterval, time.Second}} {
+	}{{&o.BackupTimeout, 5 * time.Minute}, {&o.RequestTimeout, 2 * time.Minute}, {&o.RetryPause, time.Second}, {&o.StatusInterval, time.Second}, {&o.LocationGrace, 90 * time.Second}} {
 		if *x.value <= 0 {
 			*x.value = x.byDef
 		}
@@ -102,7 +105,7 @@ func Setup(mgr ctrl.Manager, o Options) error {
 		client: mgr.GetClient(), recorder: mgr.GetEventRecorder("vmfr-controller"), pool: p, metrics: m, namespaces: o.VeleroNamespaces,
 		examiner: &examiner{
 			metadata: o.observe(reader), answers: answers{cache.NewLRUExpireCache(o.CachedAnswers)},
-			timeout: o.BackupTimeout, retries: o.Retries, pause: o.RetryPause,
+			timeout: o.BackupTimeout, retries: o.Retries, pause: o.RetryPause, grace: o.LocationGrace,
 		},
 	}
 	return ctrl.NewControllerManagedBy(mgr).

@@ -30,7 +30,7 @@ func BenchmarkThousand(bm *testing.B) {
 	for i := range count - 1 {
 		b.velero.CopyBackup(bm, one, fmt.Sprintf("b-%04d", i), first.Add(time.Duration(i)*time.Hour))
 	}
-	stop, _ := b.controller(bm, Options{StatusInterval: time.Second})
+	stop, _ := b.controller(bm, Options{StatusInterval: time.Second, LocationGrace: 90 * time.Second})
 	defer stop()
 	for n := 0; bm.Loop(); n++ {
 		runtime.GC()
