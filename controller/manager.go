@@ -19,6 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/config"
+	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"vmfr/controller/plan"
@@ -88,6 +89,8 @@ func (f *flags) restConfig() (*rest.Config, error) {
 	}
 	config.QPS, config.Burst = requestRate, requestBurst
 	config.UserAgent = "vmfr-controller/" + version
+	// Each holder that is applied brings Pod Security's warning about its hostPath again.
+	config.WarningHandlerWithContext = ctrllog.NewKubeAPIWarningLogger(ctrllog.KubeAPIWarningLoggerOptions{Deduplicate: true})
 	return config, nil
 }
 
