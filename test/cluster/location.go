@@ -13,7 +13,6 @@ import (
 	"testing"
 
 	velerov1 "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/util/cert"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -82,16 +81,10 @@ func (v *Velero) newLocation(t testing.TB, name string, tls bool) *Location {
 	l.command = append(l.command, "posix", data)
 	l.Up(t)
 
-	secret := &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Name: "location-" + name, Namespace: VeleroNamespace},
-		StringData: map[string]string{"cloud": fmt.Sprintf("[default]\naws_access_key_id=%s\naws_secret_access_key=%s\n", accessKey, secretKey)},
-	}
-	create(t, v.Client, secret)
 	create(t, v.Client, &velerov1.BackupStorageLocation{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: VeleroNamespace},
 		Spec: velerov1.BackupStorageLocationSpec{
 			Provider: "aws", Default: name == "default",
-			Credential:  &corev1.SecretKeySelector{LocalObjectReference: corev1.LocalObjectReference{Name: secret.Name}, Key: "cloud"},
 			StorageType: velerov1.StorageType{ObjectStorage: &velerov1.ObjectStorageLocation{Bucket: bucket, CACert: l.CA}},
 			// Checksums of the request's body are what not every gateway knows.
 			Config: map[string]string{"region": "us-east-1", "s3ForcePathStyle": "true", "s3Url": l.URL, "checksumAlgorithm": ""},

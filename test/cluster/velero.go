@@ -63,12 +63,18 @@ func StartVelero(t testing.TB, cp ControlPlane) *Velero {
 			t.Fatal(err)
 		}
 	}
+	// Not a location's own Secret: Velero would write it to a file again before each use, and a plugin
+	// that reads it at that moment finds it empty.
+	credentials := filepath.Join(tmp, "credentials.ini")
+	if err := os.WriteFile(credentials, fmt.Appendf(nil, "[default]\naws_access_key_id=%s\naws_secret_access_key=%s\n", accessKey, secretKey), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	server := exec.Command(filepath.Join(programs, "velero"), "server", "--namespace", VeleroNamespace, "--kubeconfig", cp.Kubeconfig,
 		"--client-qps", "1000", "--client-burst", "1000", "--plugin-dir", plugins, "--metrics-address", cp.address+":8085", "--profiler-address", cp.address+":6060",
 		"--features", "EnableCSI", "--store-validation-frequency", "2s", "--backup-sync-period", "5s", "--item-operation-sync-frequency", "500ms",
 		"--concurrent-backups", "4", "--item-block-worker-count", "4")
 	server.Dir = tmp
-	server.Env = append(os.Environ(), "KUBECONFIG="+cp.Kubeconfig, "TMPDIR="+tmp, "HOME="+tmp,
+	server.Env = append(os.Environ(), "KUBECONFIG="+cp.Kubeconfig, "TMPDIR="+tmp, "HOME="+tmp, "AWS_SHARED_CREDENTIALS_FILE="+credentials,
 		"CSI_SNAPSHOT_EARLY_FREQUENT_POLLING=true", // each second, not every five
 		"AWS_MAX_ATTEMPTS=1")                       // a gateway that is down shows at once
 	v.process = start(t, server)
