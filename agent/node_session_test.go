@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vmfr/agent/mountns"
 	api "vmfr/api/session"
 	"vmfr/test/fixture"
 )
@@ -40,7 +41,12 @@ func TestNode(t *testing.T) {
 	b.attach("nightly", 0, second)
 	idle := openFiles(t, c.agent)
 	// kill, setgid, setuid, setpcap, sys_admin, setfcap
-	const mask = 1<<5 | 1<<6 | 1<<7 | 1<<8 | 1<<21 | 1<<31
+	mask := 1<<5 | 1<<6 | 1<<7 | 1<<8 | 1<<21 | 1<<31
+	if chroot, err := mountns.InChroot(); err != nil {
+		t.Fatal(err)
+	} else if chroot {
+		mask |= 1 << 18 // sys_chroot
+	}
 	for _, set := range []string{"CapPrm", "CapEff", "CapBnd"} {
 		if want := fmt.Sprintf("%s:\t%016x\n", set, mask); !strings.Contains(c.agent.status(), want) {
 			t.Errorf("the agent's capabilities are not %q:\n%s", want, c.agent.status())

@@ -96,7 +96,7 @@ func work(conn *session.Conn, weaker []string, log *slog.Logger) error {
 		err = worker.Run(ctx, cfg)
 	}
 	if err != nil && ctx.Err() == nil {
-		_ = tell(&api.Report{State: api.Failed, Message: session.Text(oneLine(err))})
+		_ = tell(&api.Report{State: api.Failed, Message: api.Text(err.Error())})
 	}
 	return err
 }
@@ -106,7 +106,7 @@ func weakness(layers []string) string {
 	if len(layers) == 0 {
 		return ""
 	}
-	return session.Text("served with a weaker sandbox: " + strings.Join(layers, "; "))
+	return api.Text("served with a weaker sandbox: " + strings.Join(layers, "; "))
 }
 
 // receive takes the supervisor's first messages.
@@ -304,7 +304,7 @@ func reports(backups []tree.BackupReport) (out []api.BackupReport) {
 			r.Disks = append(r.Disks, k)
 		}
 		if len(why) > 0 {
-			r.Message = reportText(strings.Join(why, "; "))
+			r.Message = api.Text(strings.Join(why, "; "))
 		}
 		out = append(out, r)
 	}
@@ -312,7 +312,7 @@ func reports(backups []tree.BackupReport) (out []api.BackupReport) {
 }
 
 func diskReport(d tree.DiskReport) api.DiskReport {
-	k := api.DiskReport{Name: d.Name, State: api.Readable, Format: reportText(d.Format), Size: uint64(max(d.VirtualSize, 0))}
+	k := api.DiskReport{Name: d.Name, State: api.Readable, Format: api.Text(d.Format), Size: uint64(max(d.VirtualSize, 0))}
 	if d.State == tree.StateUnreadable {
 		k.State = api.Failed
 	}
@@ -320,7 +320,7 @@ func diskReport(d tree.DiskReport) api.DiskReport {
 	if d.Advice != "" {
 		text = strings.TrimSuffix(text, ".") + "; " + d.Advice
 	}
-	k.Message = reportText(text)
+	k.Message = api.Text(text)
 	if k.State == api.Failed && k.Message == "" {
 		k.Message = "nothing on it can be read"
 	}
@@ -328,25 +328,11 @@ func diskReport(d tree.DiskReport) api.DiskReport {
 		if len(k.Volumes) == api.MaxVolumes {
 			break
 		}
-		x := api.VolumeReport{Name: reportText(v.Name), Path: reportText(v.Path)}
+		x := api.VolumeReport{Name: api.Text(v.Name), Path: api.Text(v.Path)}
 		if v.FileSystem != nil {
-			x.Type, x.Engine = reportText(v.FileSystem.Type), reportText(v.FileSystem.Engine)
+			x.Type, x.Engine = api.Text(v.FileSystem.Type), api.Text(v.FileSystem.Engine)
 		}
 		k.Volumes = append(k.Volumes, x)
 	}
 	return k
-}
-
-// reportText makes a text that a report may hold (see api/session): short and without controls.
-func reportText(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if r < 0x20 || 0x7f <= r && r < 0xa0 || r == 0x2028 || r == 0x2029 || 0x202a <= r && r <= 0x202e || 0x2066 <= r && r <= 0x2069 {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(s, "?"))
-	if len(s) > api.MaxMessage {
-		s = strings.ToValidUTF8(s[:api.MaxMessage-3], "") + "..."
-	}
-	return s
 }

@@ -187,11 +187,11 @@ func (r *resources) part(backup string) session.Part {
 		x := session.Disk{Format: d.format}
 		switch {
 		case d.err != nil:
-			x = session.Disk{Error: session.Text(d.err.Error())}
+			x = session.Disk{Error: api.Text(d.err.Error())}
 		case d.file == nil:
 			x = session.Disk{Error: "it is not open"}
 		default:
-			x.Source = session.Text(filepath.Base(d.file.Name()))
+			x.Source = api.Text(filepath.Base(d.file.Name()))
 		}
 		p.Disks = append(p.Disks, x)
 	}

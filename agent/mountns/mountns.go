@@ -21,7 +21,7 @@ import (
 // "/" whose propagation could be changed. What the process sees stays the same: the tree of mounts
 // at its root is cloned, put in the place of the namespace's, and all others are left behind.
 func OwnRoot() error {
-	if atMount, err := isMount("/"); err != nil || atMount {
+	if chroot, err := InChroot(); err != nil || !chroot {
 		return err
 	}
 	runtime.LockOSThread() // until the program starts again: the other threads keep the old root
@@ -64,6 +64,13 @@ func OwnRoot() error {
 		return err
 	}
 	return fmt.Errorf("start again: %w", unix.Exec(fmt.Sprintf("/proc/self/fd/%d", self), os.Args, os.Environ()))
+}
+
+// InChroot tells whether this process's root directory is not a mount's, which OwnRoot would change;
+// for that it needs CAP_SYS_CHROOT beside CAP_SYS_ADMIN (setns(2)).
+func InChroot() (bool, error) {
+	atMount, err := isMount("/")
+	return !atMount, err
 }
 
 // isMount tells whether a mount's root is at path.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -304,12 +303,4 @@ func checkText(s string) error {
 		return protocolf("a text of %d bytes, at most %d of UTF-8 are allowed", len(s), MaxText)
 	}
 	return nil
-}
-
-// Text makes s fit a field that validate checks: short, and UTF-8.
-func Text(s string) string {
-	if len(s) > MaxText {
-		s = s[:MaxText-3] + "..."
-	}
-	return strings.ToValidUTF8(s, "?")
 }

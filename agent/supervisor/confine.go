@@ -3,9 +3,12 @@ package supervisor
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"vmfr/agent/mountns"
 )
 
 // needed are the capabilities that the supervisor and those that it starts use, each with its
@@ -22,8 +25,16 @@ var needed = []uintptr{
 // Confine drops all capabilities but those that are needed, for all threads of this process and
 // for all that it will start. It needs a static build.
 func Confine() error {
+	wanted := needed
+	chroot, err := mountns.InChroot()
+	if err != nil {
+		return err
+	}
+	if chroot { // never in a container: the sandbox has to leave it first
+		wanted = append(slices.Clone(needed), unix.CAP_SYS_CHROOT)
+	}
 	var keep [2]unix.CapUserData
-	for _, c := range needed {
+	for _, c := range wanted {
 		bit := uint32(1) << (c % 32)
 		keep[c/32].Permitted |= bit
 		keep[c/32].Effective |= bit

@@ -75,7 +75,7 @@ func (s *Supervisor) talk(ctx context.Context, c *session.Conn) {
 			uid = cred.Uid
 		}
 		s.log.Warn("a holder was refused", "err", err, "peerUID", uid)
-		p.send(&session.Message{Refused: &session.Refused{Reason: session.Text(err.Error())}})
+		p.send(&session.Message{Refused: &session.Refused{Reason: api.Text(err.Error())}})
 		return
 	}
 	defer part.sess.lost(part, p)

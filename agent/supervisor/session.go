@@ -355,7 +355,7 @@ func (x *sess) exited(w *worker, err error) {
 			x.restarts++
 			x.sup.metrics.restarts.Inc()
 			if w.report == nil || w.report.State != api.Failed {
-				x.state, x.message = api.Waiting, session.Text(fmt.Sprintf("the worker ended unexpectedly (%v) and is started again", err))
+				x.state, x.message = api.Waiting, api.Text(fmt.Sprintf("the worker ended unexpectedly (%v) and is started again", err))
 			}
 			x.log.Error("a worker ended unexpectedly and is started again", "err", err, "wait", x.wait)
 			if time.Since(w.began) > proven {

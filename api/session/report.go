@@ -3,6 +3,7 @@ package session
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 	"unicode/utf8"
 )
@@ -156,10 +157,30 @@ func checkMessage(s string) error {
 	if !utf8.ValidString(s) {
 		return fmt.Errorf("%.80q is not UTF-8", s)
 	}
-	for _, c := range s {
-		if c < 0x20 || c == 0x7f || 0x80 <= c && c < 0xa0 || c == 0x2028 || c == 0x2029 || 0x202a <= c && c <= 0x202e || 0x2066 <= c && c <= 0x2069 {
-			return fmt.Errorf("%.80q holds control characters", s)
-		}
+	if strings.ContainsFunc(s, control) {
+		return fmt.Errorf("%.80q holds control characters", s)
 	}
 	return nil
+}
+
+// control tells whether a terminal, or the direction of a text, is changed by c.
+func control(c rune) bool {
+	return c < 0x20 || c == 0x7f || 0x80 <= c && c < 0xa0 || c == 0x2028 || c == 0x2029 || 0x202a <= c && c <= 0x202e || 0x2066 <= c && c <= 0x2069
+}
+
+// Text makes of s what a document's text may be: one line of at most MaxMessage bytes without
+// control characters.
+func Text(s string) string {
+	s = strings.ToValidUTF8(s, "?")
+	s = strings.Map(func(c rune) rune {
+		if control(c) {
+			return ' '
+		}
+		return c
+	}, strings.ReplaceAll(s, "\n", "; "))
+	const more = "..."
+	if len(s) > MaxMessage {
+		s = strings.ToValidUTF8(s[:MaxMessage-len(more)], "") + more
+	}
+	return s
 }

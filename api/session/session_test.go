@@ -119,6 +119,23 @@ func TestDecodeReport(t *testing.T) {
 	}
 }
 
+func TestText(t *testing.T) {
+	for in, want := range map[string]string{
+		"as it is: größe":        "as it is: größe",
+		"two\nlines\x1b[2J":      "two; lines [2J",
+		"\xff\u202eb":            "? b",
+		strings.Repeat("ä", 600): strings.Repeat("ä", 510) + "...",
+	} {
+		got := Text(in)
+		if got != want {
+			t.Errorf("%q became %q", in, got)
+		}
+		if err := checkMessage(got); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func FuzzDecodeReport(f *testing.F) {
 	r := exampleReport()
 	b, err := json.Marshal(r)
