@@ -163,6 +163,9 @@ func variants() (list []variant) {
 // TestDifferential compares every variant with what qemu-img converts it to, its Extents with
 // qemu-img map, and the bytes with go-qcow2reader's where that reads the variant.
 func TestDifferential(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one reader at a time: nothing for the race detector, and slow with it")
+	}
 	fixture.Need(t, "qemu-img", "qemu-io")
 	limalog.SetWarnFunc(func(string) {})
 	lima.SetDecompressor(lima.CompressionTypeZstd, zstdPeer)
