@@ -10,6 +10,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vmfr/agent/confine"
+	"vmfr/agent/mountns"
 	"vmfr/sshd/rsyncargs"
 )
 
@@ -24,12 +26,9 @@ const (
 	maxProcesses = 4
 )
 
-var limits = []struct {
-	resource int
-	value    uint64
-}{
-	{unix.RLIMIT_AS, maxMemory}, {unix.RLIMIT_NOFILE, maxFiles}, {unix.RLIMIT_NPROC, maxProcesses},
-	{unix.RLIMIT_FSIZE, 0}, {unix.RLIMIT_CORE, 0}, {unix.RLIMIT_MEMLOCK, 0}, {unix.RLIMIT_MSGQUEUE, 0},
+var limits = []confine.Limit{
+	{Resource: unix.RLIMIT_AS, Value: maxMemory}, {Resource: unix.RLIMIT_NOFILE, Value: maxFiles}, {Resource: unix.RLIMIT_NPROC, Value: maxProcesses},
+	{Resource: unix.RLIMIT_FSIZE}, {Resource: unix.RLIMIT_CORE}, {Resource: unix.RLIMIT_MEMLOCK}, {Resource: unix.RLIMIT_MSGQUEUE},
 }
 
 // inside is the process that starter.command starts: root of new namespaces, with the starter's
@@ -56,8 +55,8 @@ func become(settings string, argv []string) error {
 		{"mounts", func() error { return enterRoot(s) }},
 		{"host name", func() error { return unix.Sethostname([]byte("vmfr")) }},
 		{"descriptors", func() error { return unix.CloseRange(3, ^uint(0)>>32, unix.CLOSE_RANGE_CLOEXEC) }},
-		{"limits", setLimits},
-		{"privileges", dropPrivileges},
+		{"limits", func() error { return confine.SetLimits(limits...) }},
+		{"privileges", func() error { return confine.DropPrivileges(jailUser) }},
 		{"system calls", filterSystemCalls},
 	} {
 		if err := step.do(); err != nil {
@@ -82,66 +81,7 @@ func enterRoot(s insideSettings) error {
 			}
 		}
 	}
-	if err := unix.Chdir(root); err != nil {
-		return err
-	}
-	if err := unix.PivotRoot(".", "."); err != nil {
-		return fmt.Errorf("pivot_root: %w", err)
-	}
-	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
-		return fmt.Errorf("leave the old root: %w", err)
-	}
-	return unix.Chdir("/")
-}
-
-func setLimits() error {
-	for _, l := range limits {
-		if err := unix.Prlimit(0, l.resource, &unix.Rlimit{Cur: l.value, Max: l.value}, nil); err != nil {
-			return fmt.Errorf("resource %d: %w", l.resource, err)
-		}
-	}
-	return nil
-}
-
-// Bits of securebits(7), from linux/securebits.h, each with its lock: root's id gives no
-// capabilities, and none can be made ambient.
-const (
-	secNoRoot         = 1<<0 | 1<<1
-	secKeepCapsLocked = 1 << 5
-	secNoAmbientRaise = 1<<6 | 1<<7
-)
-
-// dropPrivileges gives up root and every capability for good, of the calling thread.
-func dropPrivileges() error {
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return fmt.Errorf("no_new_privs: %w", err)
-	}
-	for c := uintptr(0); c < 64; c++ {
-		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil {
-			if errors.Is(err, unix.EINVAL) {
-				break // the last capability that this kernel knows was the one before
-			}
-			return fmt.Errorf("bounding set: %w", err)
-		}
-	}
-	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
-		return fmt.Errorf("ambient set: %w", err)
-	}
-	if err := unix.Prctl(unix.PR_SET_SECUREBITS, secNoRoot|secKeepCapsLocked|secNoAmbientRaise, 0, 0, 0); err != nil {
-		return fmt.Errorf("securebits: %w", err)
-	}
-	for _, call := range [][2]uintptr{{unix.SYS_SETGROUPS, 0}, {unix.SYS_SETRESGID, jailUser}, {unix.SYS_SETRESUID, jailUser}} {
-		// By hand: package syscall would change all threads, the others of which are about to end.
-		if _, _, e := unix.RawSyscall(call[0], call[1], call[1], call[1]); e != 0 {
-			return fmt.Errorf("user id: %w", e)
-		}
-	}
-	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var none [2]unix.CapUserData
-	if err := unix.Capset(&head, &none[0]); err != nil {
-		return fmt.Errorf("capabilities: %w", err)
-	}
-	return nil
+	return mountns.Pivot(root)
 }
 
 // filterSystemCalls installs the seccomp filter of the calling thread.

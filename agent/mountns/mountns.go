@@ -51,7 +51,16 @@ func OwnRoot() error {
 	if err := unix.MoveMount(clone, "", unix.AT_FDCWD, place, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return fmt.Errorf("mount the clone: %w", err)
 	}
-	if err := unix.Chdir(place); err != nil {
+	if err := Pivot(place); err != nil {
+		return err
+	}
+	return fmt.Errorf("start again: %w", unix.Exec(fmt.Sprintf("/proc/self/fd/%d", self), os.Args, os.Environ()))
+}
+
+// Pivot makes the mount at dir the root of this process's mount namespace and leaves the old
+// root behind.
+func Pivot(dir string) error {
+	if err := unix.Chdir(dir); err != nil {
 		return err
 	}
 	if err := unix.PivotRoot(".", "."); err != nil {
@@ -60,10 +69,7 @@ func OwnRoot() error {
 	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
 		return fmt.Errorf("leave the old root: %w", err)
 	}
-	if err := unix.Chdir("/"); err != nil {
-		return err
-	}
-	return fmt.Errorf("start again: %w", unix.Exec(fmt.Sprintf("/proc/self/fd/%d", self), os.Args, os.Environ()))
+	return unix.Chdir("/")
 }
 
 // InChroot tells whether this process's root directory is not a mount's, which OwnRoot would change;

@@ -1,12 +1,14 @@
 package sandbox
 
 import (
-	"errors"
 	"fmt"
 	"runtime"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"vmfr/agent/confine"
+	"vmfr/agent/mountns"
 )
 
 // place is a folder that every Linux has, to mount the new root on for a moment.
@@ -20,77 +22,22 @@ func emptyRoot() error {
 	if err := unix.Mount("vmfr", place, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_RDONLY, "size=4k,nr_inodes=2,mode=0555"); err != nil {
 		return fmt.Errorf("mount a tmpfs: %w", err)
 	}
-	if err := unix.Chdir(place); err != nil {
-		return err
-	}
-	if err := unix.PivotRoot(".", "."); err != nil {
-		return fmt.Errorf("pivot_root: %w", err)
-	}
-	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
-		return fmt.Errorf("leave the old root: %w", err)
-	}
-	return unix.Chdir("/")
+	return mountns.Pivot(place)
 }
 
 func setLimits() error {
-	for _, l := range []struct {
-		resource int
-		value    uint64
-	}{
-		{unix.RLIMIT_NPROC, maxTasks}, {unix.RLIMIT_MEMLOCK, maxLocked},
-		{unix.RLIMIT_FSIZE, 0}, {unix.RLIMIT_CORE, 0}, {unix.RLIMIT_MSGQUEUE, 0},
-	} {
-		if err := unix.Prlimit(0, l.resource, &unix.Rlimit{Cur: l.value, Max: l.value}, nil); err != nil {
-			return fmt.Errorf("resource %d: %w", l.resource, err)
-		}
+	err := confine.SetLimits(
+		confine.Limit{Resource: unix.RLIMIT_NPROC, Value: maxTasks}, confine.Limit{Resource: unix.RLIMIT_MEMLOCK, Value: maxLocked},
+		confine.Limit{Resource: unix.RLIMIT_FSIZE}, confine.Limit{Resource: unix.RLIMIT_CORE}, confine.Limit{Resource: unix.RLIMIT_MSGQUEUE},
+	)
+	if err != nil {
+		return err
 	}
 	var files unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err != nil {
 		return err
 	}
-	files.Cur, files.Max = min(files.Max, maxFiles), min(files.Max, maxFiles)
-	return unix.Prlimit(0, unix.RLIMIT_NOFILE, &files, nil)
-}
-
-// Bits of securebits(7), each with its lock: root's id gives no capabilities, and none can be
-// made ambient.
-const (
-	secNoRoot         = 1<<0 | 1<<1
-	secKeepCapsLocked = 1 << 5
-	secNoAmbientRaise = 1<<6 | 1<<7
-)
-
-// dropPrivileges gives up root and every capability for good, of the calling thread.
-func dropPrivileges(uid int) error {
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return fmt.Errorf("no_new_privs: %w", err)
-	}
-	for c := uintptr(0); c < 64; c++ {
-		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil {
-			if errors.Is(err, unix.EINVAL) {
-				break // the last capability that this kernel knows was the one before
-			}
-			return fmt.Errorf("bounding set: %w", err)
-		}
-	}
-	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
-		return fmt.Errorf("ambient set: %w", err)
-	}
-	if err := unix.Prctl(unix.PR_SET_SECUREBITS, secNoRoot|secKeepCapsLocked|secNoAmbientRaise, 0, 0, 0); err != nil {
-		return fmt.Errorf("securebits: %w", err)
-	}
-	for _, call := range [][2]uintptr{{unix.SYS_SETGROUPS, 0}, {unix.SYS_SETRESGID, uintptr(uid)}, {unix.SYS_SETRESUID, uintptr(uid)}} {
-		// By hand: package syscall would change all threads, the others of which are about to end.
-		if _, _, e := unix.RawSyscall(call[0], call[1], call[1], call[1]); e != 0 {
-			return fmt.Errorf("user id: %w", e)
-		}
-	}
-	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var none [2]unix.CapUserData
-	if err := unix.Capset(&head, &none[0]); err != nil {
-		return fmt.Errorf("capabilities: %w", err)
-	}
-	return nil
+	return confine.SetLimits(confine.Limit{Resource: unix.RLIMIT_NOFILE, Value: min(files.Max, maxFiles)})
 }
 
 // execAt starts the program that fd is open at: there is no path to it any more.

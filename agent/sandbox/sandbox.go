@@ -28,6 +28,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vmfr/agent/confine"
 	"vmfr/agent/mountns"
 )
 
@@ -134,7 +135,7 @@ func become(settings, files string) error {
 		{"descriptors", func() error { return unix.CloseRange(uint(first), ^uint(0)>>32, unix.CLOSE_RANGE_CLOEXEC) }},
 		{"niceness", func() error { return unix.Setpriority(unix.PRIO_PROCESS, 0, niceness) }},
 		{"limits", setLimits},
-		{"privileges", func() error { return dropPrivileges(o.UID) }},
+		{"privileges", func() error { return confine.DropPrivileges(o.UID) }},
 		// A change of ids cancels what the parent asked for.
 		{"end with the parent", func() error { return unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0) }},
 	} {

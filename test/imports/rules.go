@@ -31,7 +31,7 @@ const module = "vmfr/"
 
 // layers from left to right.
 var layers = []layer{
-	{name: "foundation", packages: []string{"agent/ondisk", "agent/cache", "agent/mountns", "api/session"}},
+	{name: "foundation", packages: []string{"agent/ondisk", "agent/cache", "agent/mountns", "agent/confine", "api/session"}},
 	{name: "bytes", packages: []string{"agent/extent"}},
 	{name: "formats", packages: []string{"agent/image", "agent/probe", "agent/volume", "agent/fsys/..."}, peers: map[string][]string{
 		// The vocabulary of errors is fsys's; only a signature tells FAT from an MBR.
