@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"vmfr/agent/guestfs/helper"
+	"vmfr/internal/cli"
 )
 
 // applianceCommand is the helper process of package guestfs, which starts it.
@@ -14,7 +15,7 @@ func applianceCommand() *cobra.Command {
 		Use:    "appliance",
 		Short:  "Run one libguestfs appliance (for vmfr-agent's own use)",
 		Hidden: true,
-		Args:   noArguments,
+		Args:   cli.NoArguments,
 		RunE:   func(*cobra.Command, []string) error { return helper.Run() },
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"vmfr/agent/image"
 	"vmfr/agent/tree"
 	"vmfr/agent/worker"
+	"vmfr/internal/cli"
 )
 
 // endings are the file names that --dir takes, and the format that each stands for. The owner
@@ -99,7 +100,7 @@ func (o *openedDisks) addBackup(root *os.Root, dir, backup string, log *slog.Log
 		}
 		o.closers = append(o.closers, f.Close)
 		if o.has(backup, disk) {
-			return usagef("disk %s/%s is given twice, the second time as %s; rename one of them", backup, disk, path)
+			return cli.Usagef("disk %s/%s is given twice, the second time as %s; rename one of them", backup, disk, path)
 		}
 		warnMislabelled(f, format, path, log)
 		d := worker.Disk{Name: disk, Source: path, File: f, Format: format}

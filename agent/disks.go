@@ -19,6 +19,7 @@ import (
 	"vmfr/agent/sample"
 	"vmfr/agent/tree"
 	"vmfr/agent/worker"
+	"vmfr/internal/cli"
 )
 
 // diskFlags are the flags that say which disks, the same for all commands.
@@ -68,7 +69,7 @@ func (o *openedDisks) close() {
 // open opens everything that the flags name, without looking into it.
 func (f *diskFlags) open(log *slog.Logger) (_ *openedDisks, err error) {
 	if len(f.disks) == 0 && f.dir == "" && !f.sample {
-		return nil, usagef("no disk: name one with --disk BACKUP/DISK=PATH or --dir DIR, or try --sample")
+		return nil, cli.Usagef("no disk: name one with --disk BACKUP/DISK=PATH or --dir DIR, or try --sample")
 	}
 	o := &openedDisks{}
 	defer func() {
@@ -85,14 +86,14 @@ func (f *diskFlags) open(log *slog.Logger) (_ *openedDisks, err error) {
 			return nil, err
 		}
 		if seen[s.backup+"/"+s.disk] {
-			return nil, usagef("--disk %s/%s is given twice; give every disk of a backup its own name", s.backup, s.disk)
+			return nil, cli.Usagef("--disk %s/%s is given twice; give every disk of a backup its own name", s.backup, s.disk)
 		}
 		seen[s.backup+"/"+s.disk] = true
 		specs = append(specs, s)
 	}
 	if f.vm != "" {
 		if err := tree.CheckName("VM", f.vm); err != nil {
-			return nil, usageError{err}
+			return nil, cli.UsageError{Err: err}
 		}
 	}
 	times, err := f.parseTimestamps()
@@ -133,7 +134,7 @@ func (o *openedDisks) describe(vm string, times map[string]time.Time) error {
 		}
 	}
 	for name := range times {
-		return usagef("--timestamp %s: there is no backup of that name; backups are %s", name, strings.Join(o.names(), ", "))
+		return cli.Usagef("--timestamp %s: there is no backup of that name; backups are %s", name, strings.Join(o.names(), ", "))
 	}
 	return nil
 }
@@ -153,10 +154,10 @@ func (f *diskFlags) parseTimestamps() (map[string]time.Time, error) {
 		name, value, ok := strings.Cut(arg, "=")
 		t, err := time.Parse(time.RFC3339, value)
 		if !ok || name == "" || err != nil {
-			return nil, usagef("--timestamp %q: write BACKUP=TIME with a time such as 2026-04-12T02:00:00Z", arg)
+			return nil, cli.Usagef("--timestamp %q: write BACKUP=TIME with a time such as 2026-04-12T02:00:00Z", arg)
 		}
 		if _, twice := times[name]; twice {
-			return nil, usagef("--timestamp %s is given twice", name)
+			return nil, cli.Usagef("--timestamp %s is given twice", name)
 		}
 		times[name] = t
 	}
@@ -173,7 +174,7 @@ type diskSpec struct {
 // follows, commas.
 func parseDisk(arg string) (diskSpec, error) {
 	bad := func(why string) (diskSpec, error) {
-		return diskSpec{}, usagef("--disk %q: %s; write BACKUP/DISK=PATH[,format=raw|qcow2]", arg, why)
+		return diskSpec{}, cli.Usagef("--disk %q: %s; write BACKUP/DISK=PATH[,format=raw|qcow2]", arg, why)
 	}
 	name, path, ok := strings.Cut(arg, "=")
 	if !ok {
@@ -277,7 +278,7 @@ func (o *openedDisks) addSample() error {
 	}
 	for _, i := range m.Images {
 		if o.has(i.Backup, i.Disk) {
-			return usagef("the sample has a disk %s/%s too; give yours another name", i.Backup, i.Disk)
+			return cli.Usagef("the sample has a disk %s/%s too; give yours another name", i.Backup, i.Disk)
 		}
 		f, err := i.Open()
 		if err != nil {

@@ -7,6 +7,7 @@ import (
 
 	"vmfr/agent/fsys"
 	"vmfr/agent/tree"
+	"vmfr/internal/cli"
 )
 
 // A word that means itself to every shell and in a URL. Names of a guest are a stranger's: a
@@ -81,11 +82,11 @@ func writeDisk(b *strings.Builder, backup string, d tree.DiskReport) {
 	}
 	b.WriteString("\n")
 	if d.Error != "" {
-		fmt.Fprintf(b, "    error: %s\n", oneLineText(d.Error))
-		fmt.Fprintf(b, "    what to do: %s\n", oneLineText(d.Advice))
+		fmt.Fprintf(b, "    error: %s\n", cli.OneLine(d.Error))
+		fmt.Fprintf(b, "    what to do: %s\n", cli.OneLine(d.Advice))
 	}
 	for _, w := range d.Warnings {
-		fmt.Fprintf(b, "    warning: %s\n", oneLineText(w))
+		fmt.Fprintf(b, "    warning: %s\n", cli.OneLine(w))
 	}
 	if d.State == tree.StatePending {
 		b.WriteString("    libguestfs reads some of it; that starts when its folder is opened and can take a minute\n")
@@ -93,7 +94,7 @@ func writeDisk(b *strings.Builder, backup string, d tree.DiskReport) {
 	for _, v := range d.Volumes {
 		if v.FileSystem == nil {
 			if v.Error != "" && d.Error == "" {
-				fmt.Fprintf(b, "    %s: error: %s\n", v.Name, oneLineText(v.Error))
+				fmt.Fprintf(b, "    %s: error: %s\n", v.Name, cli.OneLine(v.Error))
 			}
 			continue
 		}
@@ -104,11 +105,11 @@ func writeDisk(b *strings.Builder, backup string, d tree.DiskReport) {
 		}
 		fmt.Fprintf(b, ", %s of %s used", size(f.Used), size(f.Total))
 		if f.Journal != "" {
-			fmt.Fprintf(b, ", journal %s", oneLineText(f.Journal))
+			fmt.Fprintf(b, ", journal %s", cli.OneLine(f.Journal))
 		}
 		b.WriteString("\n")
 		for _, w := range f.Warnings {
-			fmt.Fprintf(b, "      warning: %s\n", oneLineText(w))
+			fmt.Fprintf(b, "      warning: %s\n", cli.OneLine(w))
 		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"vmfr/agent/engine"
 	"vmfr/agent/guestfs"
+	"vmfr/internal/cli"
 )
 
 // fallbackFlags are those of the engine that reads what no native one does.
@@ -44,16 +45,16 @@ var errNoFallbackKeys = errors.New("--key-file: encrypted volumes are read throu
 // open returns the engine, or nil where this build has none or it is not wanted.
 func (f *fallbackFlags) open(has func(backup, disk string) bool, names []string, log *slog.Logger) (engine.Fallback, error) {
 	if f.max < 0 {
-		return nil, usagef("--max-appliances %d: give a positive number, or 0 for as many as the memory allows", f.max)
+		return nil, cli.Usagef("--max-appliances %d: give a positive number, or 0 for as many as the memory allows", f.max)
 	}
 	if f.off || !guestfs.Available() {
 		switch {
 		case len(f.keyFiles) == 0:
 			return nil, nil
 		case f.off:
-			return nil, usageError{errNoFallbackKeys}
+			return nil, cli.UsageError{Err: errNoFallbackKeys}
 		}
-		return nil, usagef("--key-file: %w", guestfs.ErrUnavailable)
+		return nil, cli.Usagef("--key-file: %w", guestfs.ErrUnavailable)
 	}
 	o := guestfs.Options{Max: f.max, Log: log}
 	for _, arg := range f.keyFiles {
@@ -78,7 +79,7 @@ func readKeys(arg string, has func(backup, disk string) bool, names []string) ([
 		disk, path = "", arg
 	}
 	if disk != "" && !knownDisk(disk, has, names) {
-		return nil, usagef("--key-file %q: there is no disk %q; write DISK=FILE or BACKUP/DISK=FILE, and =FILE for a path with '='", arg, disk)
+		return nil, cli.Usagef("--key-file %q: there is no disk %q; write DISK=FILE or BACKUP/DISK=FILE, and =FILE for a path with '='", arg, disk)
 	}
 	b, err := readSecret(path)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"vmfr/agent/holder"
 	"vmfr/agent/incluster"
+	"vmfr/internal/cli"
 )
 
 // holdFlags are those of hold.
@@ -16,7 +17,7 @@ type holdFlags struct {
 	backup, root           string
 	listenSSH, listenHTTPS string
 	reread                 time.Duration
-	log                    logFlags
+	log                    cli.LogFlags
 }
 
 func holdCommand() *cobra.Command {
@@ -33,7 +34,7 @@ func holdCommand() *cobra.Command {
 		Example: "  vmfr-agent hold --front\n" +
 			"  vmfr-agent hold --backup nightly-0412\n" +
 			"  vmfr-agent hold --front --check",
-		Args: noArguments,
+		Args: cli.NoArguments,
 		RunE: func(c *cobra.Command, _ []string) error { return f.run(c) },
 	}
 	flags := c.Flags()
@@ -48,18 +49,18 @@ func holdCommand() *cobra.Command {
 	for _, name := range []string{"root", "listen-ssh", "listen-https", "reread"} {
 		_ = flags.MarkHidden(name) // for tests, outside of pods; the flag exists
 	}
-	f.log.register(flags)
+	f.log.Register(flags)
 	return c
 }
 
 func (f *holdFlags) run(c *cobra.Command) error {
 	if f.front == (f.backup != "") {
-		return usagef("give --front or --backup NAME")
+		return cli.Usagef("give --front or --backup NAME")
 	}
 	if f.check {
 		return holder.Check(c.Context(), f.root, f.backup)
 	}
-	log, err := f.log.logger(c.ErrOrStderr())
+	log, err := f.log.Logger(c.ErrOrStderr())
 	if err != nil {
 		return err
 	}

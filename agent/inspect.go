@@ -17,6 +17,7 @@ import (
 
 	"vmfr/agent/tree"
 	"vmfr/agent/worker"
+	"vmfr/internal/cli"
 )
 
 // progressEvery is how often a walk tells how far it is.
@@ -28,7 +29,7 @@ const defaultMaxObjects = 100_000_000
 
 type inspectFlags struct {
 	disks    diskFlags
-	log      logFlags
+	log      cli.LogFlags
 	json     bool
 	walk     bool
 	listing  string
@@ -54,7 +55,7 @@ func inspectCommand() *cobra.Command {
 		Example: "  vmfr-agent inspect --disk nightly-0412/rootdisk=disk.qcow2\n" +
 			"  vmfr-agent inspect --json --dir /backups\n" +
 			"  vmfr-agent inspect --walk --listing all.mtree --dir /backups",
-		Args: noArguments,
+		Args: cli.NoArguments,
 		RunE: func(c *cobra.Command, _ []string) error { return f.run(c) },
 	}
 	flags := c.Flags()
@@ -66,21 +67,21 @@ func inspectCommand() *cobra.Command {
 	flags.Int64Var(&f.limits.objects, "max-objects", defaultMaxObjects, "with --walk: give up after `N` objects")
 	flags.Int64Var(&f.limits.bytes, "max-bytes", 0, "with --walk: give up after `N` bytes of content (0: no limit)")
 	flags.BoolVar(&f.progress, "progress", false, "with --walk: tell the progress also where standard error is no terminal")
-	f.log.register(flags)
-	f.log.level = "warn"
+	f.log.Register(flags)
+	f.log.Level = "warn"
 	flags.Lookup("log-level").DefValue = "warn"
 	return c
 }
 
 func (f *inspectFlags) run(c *cobra.Command) error {
-	log, err := f.log.logger(c.ErrOrStderr())
+	log, err := f.log.Logger(c.ErrOrStderr())
 	switch {
 	case err != nil:
 		return err
 	case !f.walk && (f.listing != "" || f.progress):
-		return usagef("--listing and --progress need --walk")
+		return cli.Usagef("--listing and --progress need --walk")
 	case f.limits.objects <= 0 || f.limits.bytes < 0:
-		return usagef("--max-objects must be positive and --max-bytes not negative")
+		return cli.Usagef("--max-objects must be positive and --max-bytes not negative")
 	}
 	opened, err := f.disks.open(log)
 	if err != nil {
@@ -201,30 +202,30 @@ func (f *inspectFlags) print(w io.Writer, backups []tree.BackupReport, r *walkRe
 func writeBackup(b *strings.Builder, k tree.BackupReport) bool {
 	start := b.Len()
 	for _, s := range k.OperatingSystems {
-		fmt.Fprintf(b, "%s: %s", s.Path, oneLineText(s.Title()))
+		fmt.Fprintf(b, "%s: %s", s.Path, cli.OneLine(s.Title()))
 		if s.ID != "" {
-			fmt.Fprintf(b, " (ID %s, VERSION_ID %s)", oneLineText(s.ID), oneLineText(dash(s.Version)))
+			fmt.Fprintf(b, " (ID %s, VERSION_ID %s)", cli.OneLine(s.ID), cli.OneLine(dash(s.Version)))
 		}
 		b.WriteByte('\n')
 		writeMounts(b, s, k.Mounts)
 	}
 	for _, g := range k.VolumeGroups {
-		fmt.Fprintf(b, "%s: volume group %s on %s\n", k.Name, oneLineText(g.Name), strings.Join(g.Disks, ", "))
+		fmt.Fprintf(b, "%s: volume group %s on %s\n", k.Name, cli.OneLine(g.Name), strings.Join(g.Disks, ", "))
 		for _, m := range g.Missing {
-			fmt.Fprintf(b, "  missing: physical volume %s\n", oneLineText(m))
+			fmt.Fprintf(b, "  missing: physical volume %s\n", cli.OneLine(m))
 		}
 		for _, w := range g.Warnings {
-			fmt.Fprintf(b, "  warning: %s\n", oneLineText(w))
+			fmt.Fprintf(b, "  warning: %s\n", cli.OneLine(w))
 		}
 	}
 	if f := k.Fallback; f != nil {
-		fmt.Fprintf(b, "%s: %s\n", k.Name, oneLineText(f.Sentence()))
+		fmt.Fprintf(b, "%s: %s\n", k.Name, cli.OneLine(f.Sentence()))
 		if f.Advice != "" {
-			fmt.Fprintf(b, "  what to do: %s\n", oneLineText(f.Advice))
+			fmt.Fprintf(b, "  what to do: %s\n", cli.OneLine(f.Advice))
 		}
 	}
 	for _, w := range k.Warnings {
-		fmt.Fprintf(b, "%s: warning: %s\n", k.Name, oneLineText(w))
+		fmt.Fprintf(b, "%s: warning: %s\n", k.Name, cli.OneLine(w))
 	}
 	return b.Len() > start
 }
@@ -266,10 +267,10 @@ func writeTable(b *strings.Builder, k tree.BackupReport, d tree.DiskReport) {
 	}
 	fmt.Fprintf(b, "\n  from %s\n", d.Source)
 	if d.Error != "" {
-		fmt.Fprintf(b, "  error: %s\n  what to do: %s\n", oneLineText(d.Error), oneLineText(d.Advice))
+		fmt.Fprintf(b, "  error: %s\n  what to do: %s\n", cli.OneLine(d.Error), cli.OneLine(d.Advice))
 	}
 	for _, w := range d.Warnings {
-		fmt.Fprintf(b, "  warning: %s\n", oneLineText(w))
+		fmt.Fprintf(b, "  warning: %s\n", cli.OneLine(w))
 	}
 	if len(d.Volumes) > 0 {
 		tw := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
@@ -289,15 +290,15 @@ func writeTable(b *strings.Builder, k tree.BackupReport, d tree.DiskReport) {
 	for _, v := range d.Volumes {
 		for _, p := range append(v.Roots(), v.MountedAt...) {
 			if p != d.Path {
-				fmt.Fprintf(b, "  %s files: %s\n", v.Name, oneLineText(p))
+				fmt.Fprintf(b, "  %s files: %s\n", v.Name, cli.OneLine(p))
 			}
 		}
 		if v.Error != "" {
-			fmt.Fprintf(b, "  %s error: %s\n  %s what to do: %s\n", v.Name, oneLineText(v.Error), v.Name, oneLineText(v.Advice))
+			fmt.Fprintf(b, "  %s error: %s\n  %s what to do: %s\n", v.Name, cli.OneLine(v.Error), v.Name, cli.OneLine(v.Advice))
 		}
 		if v.FileSystem != nil {
 			for _, w := range v.FileSystem.Warnings {
-				fmt.Fprintf(b, "  %s warning: %s\n", v.Name, oneLineText(w))
+				fmt.Fprintf(b, "  %s warning: %s\n", v.Name, cli.OneLine(w))
 			}
 		}
 	}
@@ -305,7 +306,7 @@ func writeTable(b *strings.Builder, k tree.BackupReport, d tree.DiskReport) {
 
 func oneLineTabs(cells []string) string {
 	for i := range cells {
-		cells[i] = oneLineText(cells[i])
+		cells[i] = cli.OneLine(cells[i])
 	}
 	return strings.Join(cells, "\t")
 }
@@ -321,7 +322,7 @@ func writeWalk(b *strings.Builder, r *walkReport) {
 	fmt.Fprintf(b, "\nRead all of %d file systems:\n  %d files, %d directories, %d symbolic links, %d others; %d further hard links\n"+
 		"  %d bytes, %d of them in holes\n", r.FileSystems, r.Files, r.Directories, r.Links, r.Others, r.HardLinks, r.Bytes, r.Holes)
 	for _, u := range r.Errors {
-		fmt.Fprintf(b, "  unreadable: %q: %s\n", u.Path, oneLineText(u.Reason))
+		fmt.Fprintf(b, "  unreadable: %q: %s\n", u.Path, cli.OneLine(u.Reason))
 	}
 	if more := r.Unreadable - int64(len(r.Errors)); more > 0 {
 		fmt.Fprintf(b, "  and %d more that are unreadable\n", more)

@@ -8,11 +8,12 @@ import (
 
 	"vmfr/agent/tree"
 	"vmfr/agent/worker"
+	"vmfr/internal/cli"
 )
 
 func mountCommand() *cobra.Command {
 	var disks diskFlags
-	var log logFlags
+	var log cli.LogFlags
 	var m mountFlags
 	c := &cobra.Command{
 		Use:   "mount [--disk BACKUP/DISK=PATH]... [--dir DIR] [--sample] DIR",
@@ -24,12 +25,12 @@ func mountCommand() *cobra.Command {
 			"  vmfr-agent mount --dir /backups --allow-other --default-permissions /mnt",
 		Args: func(c *cobra.Command, args []string) error {
 			if len(args) != 1 {
-				return usagef("one folder to mount at is needed, such as /mnt; see %s --help", c.CommandPath())
+				return cli.Usagef("one folder to mount at is needed, such as /mnt; see %s --help", c.CommandPath())
 			}
 			return nil
 		},
 		RunE: func(c *cobra.Command, args []string) error {
-			log, err := log.logger(c.ErrOrStderr())
+			log, err := log.Logger(c.ErrOrStderr())
 			if err != nil {
 				return err
 			}
@@ -55,6 +56,6 @@ func mountCommand() *cobra.Command {
 	disks.register(c.Flags())
 	disks.fallback.registerOff(c.Flags())
 	m.register(c.Flags())
-	log.register(c.Flags())
+	log.Register(c.Flags())
 	return c
 }

@@ -16,13 +16,14 @@ import (
 	"vmfr/agent/jail"
 	"vmfr/agent/supervisor"
 	api "vmfr/api/session"
+	"vmfr/internal/cli"
 )
 
 // nodeFlags are those of node.
 type nodeFlags struct {
 	dir, node, metrics, uids, rsync, root string
 	sessions, descriptors                 int
-	log                                   logFlags
+	log                                   cli.LogFlags
 }
 
 func nodeCommand() *cobra.Command {
@@ -35,7 +36,7 @@ func nodeCommand() *cobra.Command {
 			"holders' listeners. A worker that dies is started again; when this program ends, holders keep their\n" +
 			"listeners and come back to the next one. It must be root, and it reads no byte of a disk itself.",
 		Example: "  vmfr-agent node --node-name $(NODE_NAME) --listen-metrics :9808",
-		Args:    noArguments,
+		Args:    cli.NoArguments,
 		RunE:    func(c *cobra.Command, _ []string) error { return f.run(c) },
 	}
 	flags := c.Flags()
@@ -49,12 +50,12 @@ func nodeCommand() *cobra.Command {
 	flags.IntVar(&f.descriptors, "max-descriptors", supervisor.DefaultMaxDescriptors, "hold at most `N` disks and listeners")
 	flags.StringVar(&f.root, "root", "", "look at `DIR` as the root directory")
 	_ = flags.MarkHidden("root") // for tests, outside of pods; the flag exists
-	f.log.register(flags)
+	f.log.Register(flags)
 	return c
 }
 
 func (f *nodeFlags) run(c *cobra.Command) error {
-	log, err := f.log.logger(c.ErrOrStderr())
+	log, err := f.log.Logger(c.ErrOrStderr())
 	if err != nil {
 		return err
 	}
@@ -107,7 +108,7 @@ func parseRange(s string) (first, count int, err error) {
 	x, xerr := strconv.Atoi(a)
 	y, yerr := strconv.Atoi(b)
 	if !ok || xerr != nil || yerr != nil || y < x {
-		return 0, 0, usagef("--worker-uids %q: write FIRST-LAST, such as 1900000000-1900000999", s)
+		return 0, 0, cli.Usagef("--worker-uids %q: write FIRST-LAST, such as 1900000000-1900000999", s)
 	}
 	return x, y - x + 1, nil
 }

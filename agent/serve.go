@@ -17,13 +17,14 @@ import (
 	"vmfr/agent/tree"
 	"vmfr/agent/worker"
 	"vmfr/api/files"
+	"vmfr/internal/cli"
 	"vmfr/sshd"
 )
 
 // serveFlags are those of serve.
 type serveFlags struct {
 	disks                    diskFlags
-	log                      logFlags
+	log                      cli.LogFlags
 	listenSSH, listenHTTPS   string
 	ssh                      sshFlags
 	user                     string
@@ -58,7 +59,7 @@ func serveCommand() *cobra.Command {
 			"  vmfr-agent serve --dir /backups --vm shop --timestamp nightly-0412=2026-04-12T02:00:00Z\n" +
 			"  vmfr-agent serve --dir /backups --mount /mnt --listen-https off\n" +
 			"  vmfr-agent serve --dir /backups --listen-ssh 127.0.0.1:0 --listen-https 127.0.0.1:0 --json",
-		Args: noArguments,
+		Args: cli.NoArguments,
 		RunE: func(c *cobra.Command, _ []string) error { return f.run(c) },
 	}
 	flags := c.Flags()
@@ -78,7 +79,7 @@ func serveCommand() *cobra.Command {
 	f.mount.registerDir(flags)
 	f.mount.register(flags)
 	flags.BoolVar(&f.json, "json", false, "when ready, print one line of JSON instead of text")
-	f.log.register(flags)
+	f.log.Register(flags)
 	return c
 }
 
@@ -91,15 +92,15 @@ type access struct {
 }
 
 func (f *serveFlags) run(c *cobra.Command) error {
-	log, err := f.log.logger(c.ErrOrStderr())
+	log, err := f.log.Logger(c.ErrOrStderr())
 	if err != nil {
 		return err
 	}
 	if f.listenSSH == off && f.listenHTTPS == off && f.mount.dir == "" {
-		return usagef("nothing to serve by: leave --listen-ssh or --listen-https on, or give --mount DIR")
+		return cli.Usagef("nothing to serve by: leave --listen-ssh or --listen-https on, or give --mount DIR")
 	}
 	if !plainWord(f.user) || strings.Contains(f.user, "/") {
-		return usagef("--user %q: use letters, digits, '-', '_' and '.'", f.user)
+		return cli.Usagef("--user %q: use letters, digits, '-', '_' and '.'", f.user)
 	}
 	if err := f.ssh.check(); err != nil {
 		return err
@@ -166,7 +167,7 @@ func listen(flag, addr string) (net.Listener, error) {
 		return nil, nil
 	}
 	if _, _, err := net.SplitHostPort(addr); err != nil {
-		return nil, usagef("%s %q: write ADDRESS:PORT, such as 127.0.0.1:2222, or off", flag, addr)
+		return nil, cli.Usagef("%s %q: write ADDRESS:PORT, such as 127.0.0.1:2222, or off", flag, addr)
 	}
 	l, err := net.Listen("tcp", addr)
 	var dns *net.DNSError
@@ -177,7 +178,7 @@ func listen(flag, addr string) (net.Listener, error) {
 	case errors.Is(err, unix.EADDRINUSE):
 		return nil, fmt.Errorf("%s: %s is in use by another program; choose another port, or port 0 for any free one", flag, addr)
 	case errors.As(err, &dns), errors.As(err, &ae):
-		return nil, usagef("%s %q: %w; write ADDRESS:PORT", flag, addr, err)
+		return nil, cli.Usagef("%s %q: %w; write ADDRESS:PORT", flag, addr, err)
 	}
 	return nil, fmt.Errorf("%s: %w; choose another address or port", flag, err)
 }

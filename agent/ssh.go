@@ -13,6 +13,7 @@ import (
 
 	"vmfr/agent/audit"
 	"vmfr/agent/jail"
+	"vmfr/internal/cli"
 	"vmfr/sshd"
 )
 
@@ -34,7 +35,7 @@ func (s *sshFlags) register(flags *pflag.FlagSet) {
 
 func (s *sshFlags) check() error {
 	if s.idleTimeout < 0 {
-		return usagef("--ssh-idle-timeout %s: a duration such as 30m is needed", s.idleTimeout)
+		return cli.Usagef("--ssh-idle-timeout %s: a duration such as 30m is needed", s.idleTimeout)
 	}
 	return nil
 }
@@ -98,7 +99,7 @@ func (f *serveFlags) openAudit() (*audit.Log, error) {
 		return nil, nil
 	}
 	if f.auditLog == "-" && f.json {
-		return nil, usagef("--audit-log -: with --json, standard output is for one line; give a file")
+		return nil, cli.Usagef("--audit-log -: with --json, standard output is for one line; give a file")
 	}
 	l, err := audit.Open(f.auditLog)
 	if err != nil {

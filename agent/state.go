@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vmfr/api/files"
+	"vmfr/internal/cli"
 	"vmfr/sshd"
 )
 
@@ -59,7 +60,7 @@ func defaultState() string {
 // the same time agree on the keys.
 func openState(dir string) (s state, unlock func(), err error) {
 	if dir == "" {
-		return s, nil, usagef("no home folder is known for the keys; say where with --state DIR")
+		return s, nil, cli.Usagef("no home folder is known for the keys; say where with --state DIR")
 	}
 	if s.dir, err = filepath.Abs(dir); err != nil {
 		return s, nil, err

@@ -16,6 +16,7 @@ import (
 
 	"vmfr/api/session"
 	"vmfr/controller/plan"
+	"vmfr/internal/cli"
 )
 
 // holderImage is the image of holders where the build names one; set by the linker.
@@ -37,7 +38,7 @@ type flags struct {
 	leader   leaderFlags
 
 	metricsAddress, probeAddress string
-	log                          logFlags
+	log                          cli.LogFlags
 
 	groups []group
 }
@@ -107,7 +108,7 @@ func (f *flags) register(c *cobra.Command) {
 	s = f.group("Observation")
 	s.StringVar(&f.metricsAddress, "metrics-bind-address", ":8080", "`ADDRESS:PORT` for Prometheus' metrics by HTTP; 0: none")
 	s.StringVar(&f.probeAddress, "health-probe-bind-address", ":8081", "`ADDRESS:PORT` for /healthz and /readyz; 0: none")
-	f.log.register(s)
+	f.log.Register(s)
 
 	for _, g := range f.groups {
 		c.Flags().AddFlagSet(g.set)
@@ -176,7 +177,7 @@ func (f *flags) check() error {
 		value int
 	}{{"max-concurrent-discoveries", f.discoveries}, {"max-concurrent-backups", f.backups}, {"max-concurrent-restores", f.restores}} {
 		if n.value < 1 {
-			return usagef("--%s %d: use at least 1", n.name, n.value)
+			return cli.Usagef("--%s %d: use at least 1", n.name, n.value)
 		}
 	}
 	if err := f.timeouts.check(); err != nil {
@@ -187,11 +188,11 @@ func (f *flags) check() error {
 	}
 	switch l := f.leader; {
 	case f.openShift != "auto" && f.openShift != "true" && f.openShift != "false":
-		return usagef("--openshift %q: use auto, true or false", f.openShift)
+		return cli.Usagef("--openshift %q: use auto, true or false", f.openShift)
 	case l.retry <= 0 || l.renew <= l.retry || l.lease <= l.renew:
-		return usagef("--leader-elect-lease-duration %s must be longer than the renew deadline %s, and that longer than the retry period %s", l.lease, l.renew, l.retry)
+		return cli.Usagef("--leader-elect-lease-duration %s must be longer than the renew deadline %s, and that longer than the retry period %s", l.lease, l.renew, l.retry)
 	case f.holder.image == "":
-		return usagef("--holder-image is missing: name the image with vmfr-agent, such as registry.example/vmfr:%s", version)
+		return cli.Usagef("--holder-image is missing: name the image with vmfr-agent, such as registry.example/vmfr:%s", version)
 	}
 	return nil
 }
@@ -202,7 +203,7 @@ func (f *flags) addresses() ([]netip.AddrPort, error) {
 	for _, s := range f.apiServers {
 		a, err := netip.ParseAddrPort(s)
 		if err != nil {
-			return nil, usagef("--api-server %q: write IP:PORT, IPv6 in brackets", s)
+			return nil, cli.Usagef("--api-server %q: write IP:PORT, IPv6 in brackets", s)
 		}
 		out = append(out, a)
 	}
@@ -220,7 +221,7 @@ func (f *flags) config() (plan.Config, error) {
 	switch c.ImagePullPolicy {
 	case corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever:
 	default:
-		return c, usagef("--holder-image-pull-policy %q: use Always, IfNotPresent or Never", h.pullPolicy)
+		return c, cli.Usagef("--holder-image-pull-policy %q: use Always, IfNotPresent or Never", h.pullPolicy)
 	}
 	var err error
 	if c.Resources.Requests, err = quantities("holder-requests", h.requests); err != nil {
@@ -254,7 +255,7 @@ func pairs(flag string, list []string) (map[string]string, error) {
 	for _, s := range list {
 		key, value, ok := strings.Cut(s, "=")
 		if _, twice := m[key]; !ok || key == "" || twice {
-			return nil, usagef("--%s %s: write KEY=VALUE, each key once", flag, strconv.Quote(s))
+			return nil, cli.Usagef("--%s %s: write KEY=VALUE, each key once", flag, strconv.Quote(s))
 		}
 		m[key] = value
 	}
@@ -270,7 +271,7 @@ func quantities(flag string, list []string) (corev1.ResourceList, error) {
 	for _, name := range slices.Sorted(maps.Keys(m)) {
 		q, err := resource.ParseQuantity(m[name])
 		if err != nil || q.Sign() < 0 {
-			return nil, usagef("--%s %s=%s: write a quantity such as 100m or 64Mi", flag, name, m[name])
+			return nil, cli.Usagef("--%s %s=%s: write a quantity such as 100m or 64Mi", flag, name, m[name])
 		}
 		out[corev1.ResourceName(name)] = q
 	}
@@ -290,7 +291,7 @@ func toleration(s string) (corev1.Toleration, error) {
 	}
 	known := t.Effect == corev1.TaintEffectNoSchedule || t.Effect == corev1.TaintEffectPreferNoSchedule || t.Effect == corev1.TaintEffectNoExecute
 	if key == "" || hasEffect && !known {
-		return t, usagef("--holder-toleration %q: write KEY, KEY=VALUE, KEY:EFFECT or KEY=VALUE:EFFECT with NoSchedule, PreferNoSchedule or NoExecute; * for all", s)
+		return t, cli.Usagef("--holder-toleration %q: write KEY, KEY=VALUE, KEY:EFFECT or KEY=VALUE:EFFECT with NoSchedule, PreferNoSchedule or NoExecute; * for all", s)
 	}
 	return t, nil
 }

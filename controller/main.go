@@ -7,16 +7,11 @@
 package main
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"os"
-	"os/signal"
-	"runtime"
-	"strings"
-	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"vmfr/internal/cli"
 )
 
 // version is set by the linker.
@@ -24,67 +19,19 @@ var version = "dev"
 
 // Exit codes.
 const (
-	exitError = 1
-	exitUsage = 2
+	exitError = cli.ExitError
+	exitUsage = cli.ExitUsage
 )
 
 func main() {
-	ctx, stop := interruptible()
+	ctx, stop := cli.Interruptible()
 	defer stop()
 	err := rootCommand().ExecuteContext(ctx)
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "vmfr-controller: %s\n", oneLine(err))
+		cli.Report("vmfr-controller", err)
 	}
 	stop()
-	os.Exit(exitCode(err))
-}
-
-// interruptible returns a context that ends with the first SIGINT or SIGTERM; the second one
-// ends the process at once.
-func interruptible() (context.Context, func()) {
-	ctx, cancel := context.WithCancel(context.Background())
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
-	go func() {
-		<-signals
-		cancel()
-		s := <-signals
-		code := exitError
-		if n, ok := s.(syscall.Signal); ok {
-			code = 128 + int(n)
-		}
-		os.Exit(code)
-	}()
-	return ctx, cancel
-}
-
-// usageError is a wrong command line.
-type usageError struct{ err error }
-
-func (e usageError) Error() string { return e.err.Error() }
-func (e usageError) Unwrap() error { return e.err }
-
-func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
-
-func exitCode(err error) int {
-	var usage usageError
-	switch {
-	case err == nil:
-		return 0
-	case errors.As(err, &usage):
-		return exitUsage
-	}
-	return exitError
-}
-
-// oneLine keeps an error on one line, whatever the API server's answer holds.
-func oneLine(err error) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return ' '
-		}
-		return r
-	}, err.Error())
+	os.Exit(cli.ExitCode(err))
 }
 
 func rootCommand() *cobra.Command {
@@ -107,38 +54,11 @@ func rootCommand() *cobra.Command {
 			"  vmfr-controller --holder-image registry.example/vmfr:v1.0 --ingress-class nginx \\\n" +
 			"      --host-template '{{.Name}}.files.example.com' \\\n" +
 			"      --ingress-annotation nginx.ingress.kubernetes.io/backend-protocol=HTTPS",
-		Args:              noArguments,
-		RunE:              func(c *cobra.Command, _ []string) error { return f.run(c) },
-		SilenceUsage:      true,
-		SilenceErrors:     true,
-		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+		Args: cli.NoArguments,
+		RunE: func(c *cobra.Command, _ []string) error { return f.run(c) },
 	}
-	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return usagef("%w; see %s --help", err, c.CommandPath())
-	})
+	cli.SetUp(root)
 	f.register(root)
-	root.AddCommand(policiesCommand(), versionCommand())
+	root.AddCommand(policiesCommand(), cli.VersionCommand("vmfr-controller", version))
 	return root
-}
-
-// noArguments refuses words that are no flags.
-func noArguments(c *cobra.Command, args []string) error {
-	if len(args) > 0 {
-		return usagef("%q is not expected here; see %s --help", args[0], c.CommandPath())
-	}
-	return nil
-}
-
-func versionCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:     "version",
-		Short:   "Print the version",
-		Long:    "Prints the version of this program, of Go, and the platform.",
-		Example: "  vmfr-controller version",
-		Args:    noArguments,
-		RunE: func(c *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintf(c.OutOrStdout(), "vmfr-controller %s %s %s/%s\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
-			return err
-		},
-	}
 }

@@ -24,6 +24,7 @@ import (
 
 	"vmfr/controller/plan"
 	"vmfr/controller/restore"
+	"vmfr/internal/cli"
 )
 
 const (
@@ -41,7 +42,7 @@ const (
 )
 
 func (f *flags) run(c *cobra.Command) error {
-	handler, err := f.log.handler(c.ErrOrStderr())
+	logger, err := f.log.Logger(c.ErrOrStderr())
 	if err != nil {
 		return err
 	}
@@ -52,7 +53,7 @@ func (f *flags) run(c *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	log := install(handler)
+	log := install(logger.Handler())
 	kube, err := f.restConfig()
 	if err != nil {
 		return err
@@ -70,7 +71,7 @@ func (f *flags) run(c *cobra.Command) error {
 		cfg.SCCRole = "" // a default that means nothing here
 	}
 	if err := cfg.Validate(); err != nil {
-		return usageError{err}
+		return cli.UsageError{Err: err}
 	}
 	log.Info("starting", "version", version, "veleroNamespace", s.velero, "user", s.user, "openShift", s.openShift, "apiServers", s.apiServers, "holderImage", cfg.Image)
 	return f.serve(c.Context(), log, kube, d, cfg)

@@ -7,6 +7,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"vmfr/controller/plan"
+	"vmfr/internal/cli"
 )
 
 // deployedUser is who the controller of deploy/ is.
@@ -22,7 +23,7 @@ func policiesCommand() *cobra.Command {
 			"controller that runs as somebody else needs them with that name.",
 		Example: "  vmfr-controller policies | kubectl apply -f -\n" +
 			"  vmfr-controller policies --controller-user system:serviceaccount:backup:files",
-		Args: noArguments,
+		Args: cli.NoArguments,
 		RunE: func(c *cobra.Command, _ []string) error {
 			for _, o := range plan.AdmissionPolicies(user) {
 				u, err := plan.ForApply(o)

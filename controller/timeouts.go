@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+
+	"vmfr/internal/cli"
 )
 
 // timeouts bound every wait.
@@ -51,7 +53,7 @@ func (t *timeouts) register(s *pflag.FlagSet) {
 func (t *timeouts) check() error {
 	for _, f := range t.all() {
 		if *f.value <= 0 {
-			return usagef("--%s %s: use more than 0", f.name, *f.value)
+			return cli.Usagef("--%s %s: use more than 0", f.name, *f.value)
 		}
 	}
 	return nil

@@ -53,7 +53,7 @@ var layers = []layer{
 	{name: "node", packages: []string{"agent/incluster", "agent/sandbox", "agent/holder", "agent/supervisor"}, peers: map[string][]string{
 		"agent/holder": {"agent/incluster"}, "agent/supervisor": {"agent/incluster", "agent/sandbox"},
 	}},
-	{name: "main", packages: []string{"agent", "agent/sample"}, peers: map[string][]string{"agent": {"agent/sample"}}},
+	{name: "main", packages: []string{"agent", "agent/sample", "internal/cli"}, peers: map[string][]string{"agent": {"agent/sample", "internal/cli"}}},
 }
 
 // frontEnds is the index of the layer whose packages must not import image or volume either:
