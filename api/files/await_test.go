@@ -61,6 +61,37 @@ func openSlow(t *testing.T) (*tree.Tree, slow) {
 	return tr, s
 }
 
+// leaveDuring asks for path, leaves when begun is closed, and tells whether the request ends within
+// limit then.
+func leaveDuring(t *testing.T, tr *tree.Tree, method, path string, begun <-chan struct{}, limit time.Duration) bool {
+	t.Helper()
+	h, err := newHandler(tr, Config{User: testUser, Password: testPassword})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewServer(h)
+	t.Cleanup(srv.Close)
+	ctx, leave := context.WithCancel(t.Context())
+	req, err := http.NewRequestWithContext(ctx, method, srv.URL+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.SetBasicAuth(testUser, testPassword)
+	req.Header.Set("Depth", "1") // for PROPFIND
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if resp, err := srv.Client().Do(req); err == nil {
+			_, _ = io.Copy(io.Discard, resp.Body)
+			_ = resp.Body.Close()
+		}
+	}()
+	<-begun
+	leave()
+	<-done
+	return h.close(limit) // waits for the requests under way
+}
+
 // TestWaitersLeave: who goes away while what they asked for boots is not waited for.
 func TestWaitersLeave(t *testing.T) {
 	const q = "?path=" + disk
@@ -78,31 +109,7 @@ func TestWaitersLeave(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			tr, s := openSlow(t)
-			h, err := newHandler(tr, Config{User: testUser, Password: testPassword})
-			if err != nil {
-				t.Fatal(err)
-			}
-			srv := httptest.NewServer(h)
-			t.Cleanup(srv.Close)
-			ctx, leave := context.WithCancel(t.Context())
-			req, err := http.NewRequestWithContext(ctx, r.method, srv.URL+r.path, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			req.SetBasicAuth(testUser, testPassword)
-			req.Header.Set("Depth", "1")
-			done := make(chan struct{})
-			go func() {
-				defer close(done)
-				if resp, err := srv.Client().Do(req); err == nil {
-					_, _ = io.Copy(io.Discard, resp.Body)
-					_ = resp.Body.Close()
-				}
-			}()
-			<-s.booting
-			leave()
-			<-done
-			if !h.close(20 * time.Second) { // waits for the requests under way
+			if !leaveDuring(t, tr, r.method, r.path, s.booting, 20*time.Second) {
 				t.Fatal("the request goes on")
 			}
 		})

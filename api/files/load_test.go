@@ -6,8 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -226,30 +224,7 @@ func TestSearchEndsWithItsClient(t *testing.T) {
 		tr := openWide(t, w)
 		w.begun = make(chan struct{}) // opening looks into the folder, too
 		w.reads.Store(0)
-		h, err := newHandler(tr, Config{User: testUser, Password: testPassword})
-		if err != nil {
-			t.Fatal(err)
-		}
-		srv := httptest.NewServer(h)
-		defer srv.Close()
-		ctx, leave := context.WithCancel(t.Context())
-		req, err := http.NewRequestWithContext(ctx, "GET", srv.URL+"/api/v1/search?"+query, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.SetBasicAuth(testUser, testPassword)
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			if resp, err := srv.Client().Do(req); err == nil {
-				_, _ = io.Copy(io.Discard, resp.Body)
-				_ = resp.Body.Close()
-			}
-		}()
-		<-w.begun
-		leave()
-		<-done
-		if !h.close(30 * time.Second) { // waits for the requests under way
+		if !leaveDuring(t, tr, "GET", "/api/v1/search?"+query, w.begun, 30*time.Second) {
 			t.Fatalf("%s: the search goes on", query)
 		}
 	}
