@@ -130,8 +130,8 @@ func (h *holder) hold(ctx context.Context) error {
 		return err
 	}
 	defer c.Close()
-	// An agent that does not answer keeps nobody from ending.
-	defer context.AfterFunc(ctx, func() { time.AfterFunc(h.Patience, func() { _ = c.Close() }) })()
+	answered := h.limit(ctx, c)
+	defer answered()
 	hello := h.docs.hello
 	hello.Part, hello.Listeners = h.own.part(h.Backup), h.own.listening()
 	if err := c.Send(&session.Message{Hello: &hello, Files: h.own.files()}, sendLimit); err != nil {
@@ -153,10 +153,30 @@ func (h *holder) hold(ctx context.Context) error {
 	case answer.Accepted == nil || answer.Accepted.ID != h.docs.session.ID:
 		return errors.New("the node's agent gave a wrong answer")
 	}
+	answered() // from here on, stay tells what was not confirmed
 	h.Log.Info("handed over", "session", h.docs.session.ID, "disks", len(hello.Part.Disks))
 	h.lastLog = ""
 	h.state.set(false, "the agent opens the session")
 	return h.stay(ctx, c)
+}
+
+// limit closes the connection when ctx has ended and Patience is over, so that an agent that does
+// not answer keeps nobody from ending; until the function that it returns is called.
+func (h *holder) limit(ctx context.Context, c *session.Conn) (answered func()) {
+	done, answered := context.WithCancel(context.WithoutCancel(ctx))
+	go func() {
+		select {
+		case <-ctx.Done():
+		case <-done.Done():
+			return
+		}
+		select {
+		case <-time.After(h.Patience):
+			_ = c.Close()
+		case <-done.Done():
+		}
+	}()
+	return answered
 }
 
 // connect is the way in to the node's agent.
