@@ -43,7 +43,10 @@ var (
 		Packages: []string{
 			"k8s.io/kubernetes/cmd/kube-apiserver",
 			"k8s.io/kubernetes/cmd/kube-controller-manager",
+			"k8s.io/kubernetes/cmd/kube-proxy",
+			"k8s.io/kubernetes/cmd/kube-scheduler",
 			"k8s.io/kubernetes/cmd/kubectl",
+			"k8s.io/kubernetes/cmd/kubelet",
 		},
 		// The version is what clients see, and some behave by it.
 		Flags: []string{"-trimpath", "-ldflags", "-s -w -X k8s.io/component-base/version.gitVersion=v1.35.4" +
@@ -64,6 +67,14 @@ var (
 		Packages: []string{"kubevirt.io/kubevirt-velero-plugin"},
 		Flags:    []string{"-trimpath", "-ldflags", "-s -w"},
 	}
+	snapshotterModule = Module{
+		Folder: "snapshotter",
+		Packages: []string{
+			"github.com/kubernetes-csi/external-snapshotter/v8/cmd/csi-snapshotter",
+			"github.com/kubernetes-csi/external-snapshotter/v8/cmd/snapshot-controller",
+		},
+		Flags: []string{"-trimpath", "-ldflags", "-s -w"},
+	}
 	s3Module = Module{
 		Folder:   "s3",
 		Packages: []string{"github.com/versity/versitygw/cmd/versitygw"},
@@ -72,7 +83,7 @@ var (
 )
 
 // Modules are all that is built.
-var Modules = []Module{kubernetesModule, veleroModule, kubevirtPluginModule, s3Module}
+var Modules = []Module{kubernetesModule, veleroModule, kubevirtPluginModule, snapshotterModule, s3Module}
 
 // Programs returns the directory that holds the module's programs as they are pinned; ok tells
 // whether they are there.
