@@ -1,4 +1,4 @@
-// Package e2e runs the built vmfr-agent on a real distribution's disk and compares what arrives
+// Package distro runs the built vmfr-agent on a real distribution's disk and compares what arrives
 // by FUSE, SFTP and HTTPS with what the kernel shows. Its tests need root and are slow; -short
 // leaves them out.
-package e2e
+package distro

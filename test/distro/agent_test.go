@@ -1,4 +1,4 @@
-package e2e
+package distro
 
 import (
 	"bufio"
@@ -19,7 +19,7 @@ import (
 var agentPath string
 
 func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "vmfr-e2e")
+	dir, err := os.MkdirTemp("", "vmfr-distro")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
