@@ -36,9 +36,10 @@ type Module struct {
 	Flags    []string // part of the cache's key, as the module's files are
 }
 
-// What is built. etcd comes from Debian.
+// The modules. etcd comes from Debian.
 var (
-	kubernetesModule = Module{
+	// Kubernetes are the control plane, what runs on a node, and kubectl.
+	Kubernetes = Module{
 		Folder: "kubernetes",
 		Packages: []string{
 			"k8s.io/kubernetes/cmd/kube-apiserver",
@@ -52,7 +53,8 @@ var (
 		Flags: []string{"-trimpath", "-ldflags", "-s -w -X k8s.io/component-base/version.gitVersion=v1.35.4" +
 			" -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=35"},
 	}
-	veleroModule = Module{
+	// VeleroPrograms are Velero and its plugin for S3.
+	VeleroPrograms = Module{
 		Folder: "velero",
 		Packages: []string{
 			"github.com/vmware-tanzu/velero/cmd/velero",
@@ -62,12 +64,14 @@ var (
 		Flags: []string{"-trimpath", "-ldflags", "-s -w -X github.com/vmware-tanzu/velero/pkg/buildinfo.Version=v1.18.3" +
 			" -X sigs.k8s.io/controller-runtime/pkg/metrics/server.DefaultBindAddress=0"},
 	}
-	kubevirtPluginModule = Module{
+	// KubeVirtPlugin is Velero's plugin for virtual machines.
+	KubeVirtPlugin = Module{
 		Folder:   "kubevirtplugin",
 		Packages: []string{"kubevirt.io/kubevirt-velero-plugin"},
 		Flags:    []string{"-trimpath", "-ldflags", "-s -w"},
 	}
-	snapshotterModule = Module{
+	// Snapshotter is CSI snapshots' sidecar and controller.
+	Snapshotter = Module{
 		Folder: "snapshotter",
 		Packages: []string{
 			"github.com/kubernetes-csi/external-snapshotter/v8/cmd/csi-snapshotter",
@@ -75,7 +79,8 @@ var (
 		},
 		Flags: []string{"-trimpath", "-ldflags", "-s -w"},
 	}
-	s3Module = Module{
+	// S3Gateway is versitygw: S3 on a directory.
+	S3Gateway = Module{
 		Folder:   "s3",
 		Packages: []string{"github.com/versity/versitygw/cmd/versitygw"},
 		Flags:    []string{"-trimpath", "-ldflags", "-s -w"},
@@ -83,7 +88,19 @@ var (
 )
 
 // Modules are all that is built.
-var Modules = []Module{kubernetesModule, veleroModule, kubevirtPluginModule, snapshotterModule, s3Module}
+var Modules = []Module{Kubernetes, VeleroPrograms, KubeVirtPlugin, Snapshotter, S3Gateway}
+
+// CacheDir is the directory for what takes long to make; it may not exist yet.
+func CacheDir() string {
+	if dir := os.Getenv(CacheEnv); dir != "" {
+		return dir
+	}
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		dir = os.TempDir() // a system account without a home
+	}
+	return filepath.Join(dir, "vmfr")
+}
 
 // Programs returns the directory that holds the module's programs as they are pinned; ok tells
 // whether they are there.
@@ -97,14 +114,7 @@ func (m Module) Programs() (dir string, ok bool, err error) {
 		key.Write(b)
 	}
 	_, _ = fmt.Fprintln(key, runtime.Version(), runtime.GOARCH, m.Flags, m.Packages)
-	cache := os.Getenv(CacheEnv)
-	if cache == "" {
-		if cache, err = os.UserCacheDir(); err != nil {
-			cache = os.TempDir() // a system account without a home
-		}
-		cache = filepath.Join(cache, "vmfr")
-	}
-	dir = filepath.Join(cache, fmt.Sprintf("%s-%x", m.Folder, key.Sum(nil)[:8]))
+	dir = filepath.Join(CacheDir(), fmt.Sprintf("%s-%x", m.Folder, key.Sum(nil)[:8]))
 	for _, p := range m.Packages {
 		if _, err := os.Stat(filepath.Join(dir, path.Base(p))); err != nil {
 			return dir, false, nil
@@ -188,33 +198,49 @@ func (m Module) source() string {
 	return filepath.Join(filepath.Dir(file), m.Folder)
 }
 
-// need returns the directory of the programs and keeps it until the test ends. Where they were
-// not built it skips the test, or builds them where VMFR_TEST_REQUIRE is set.
-func (m Module) need(t testing.TB) string {
-	t.Helper()
+// ErrNotBuilt is Use's error where the programs are missing.
+var ErrNotBuilt = errors.New("is not built: run make cluster-programs")
+
+// Use returns the directory of the programs, which stays until lock is closed. Where they are
+// missing it is ErrNotBuilt, or builds them where fixture.RequireEnv is set.
+func (m Module) Use(ctx context.Context) (dir string, lock *os.File, err error) {
 	for {
 		dir, ok, err := m.Programs()
 		switch {
 		case err != nil:
-			t.Fatal(err)
+			return "", nil, err
 		case !ok && os.Getenv(fixture.RequireEnv) == "":
-			t.Skipf("%s is not built: run make cluster-programs", m.Folder)
+			return "", nil, fmt.Errorf("%s %w", m.Folder, ErrNotBuilt)
 		case !ok:
-			if dir, err = m.Build(t.Context()); err != nil {
-				t.Fatal(err)
+			if dir, err = m.Build(ctx); err != nil {
+				return "", nil, err
 			}
 		}
 		f, err := os.Open(dir)
 		if err != nil {
-			t.Fatal(err)
+			return "", nil, err
 		}
 		if err := unix.Flock(int(f.Fd()), unix.LOCK_SH); err != nil {
-			t.Fatalf("%s: %v", dir, err)
+			_ = f.Close()
+			return "", nil, fmt.Errorf("%s: %w", dir, err)
 		}
 		if _, ok, _ := m.Programs(); ok {
-			t.Cleanup(func() { _ = f.Close() })
-			return dir
+			return dir, f, nil
 		}
 		_ = f.Close() // removed before it was locked
 	}
+}
+
+// Need is Use until the test ends. Where the programs are missing it skips the test.
+func (m Module) Need(t testing.TB) string {
+	t.Helper()
+	dir, lock, err := m.Use(t.Context())
+	switch {
+	case errors.Is(err, ErrNotBuilt):
+		t.Skip(err)
+	case err != nil:
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = lock.Close() })
+	return dir
 }

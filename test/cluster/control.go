@@ -55,7 +55,7 @@ const (
 func Start(t testing.TB, crds ...string) ControlPlane {
 	t.Helper()
 	fixture.Need(t, "etcd")
-	cp := ControlPlane{programs: kubernetesModule.need(t), dir: t.TempDir(), address: loopback(), controllers: &sync.Once{}}
+	cp := ControlPlane{programs: Kubernetes.Need(t), dir: t.TempDir(), address: loopback(), controllers: &sync.Once{}}
 	etcd := "http://" + net.JoinHostPort(cp.address, "2379")
 	peers := "http://" + net.JoinHostPort(cp.address, "2380")
 	start(t, exec.Command("etcd", "--data-dir", filepath.Join(cp.dir, "etcd"), "--unsafe-no-fsync", "--log-level", "warn",

@@ -63,7 +63,7 @@ func (v *Velero) newLocation(t testing.TB, name string, tls bool) *Location {
 	if err := os.Mkdir(l.Bucket, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	l.command = []string{filepath.Join(s3Module.need(t), "versitygw"), "--port", address}
+	l.command = []string{filepath.Join(S3Gateway.Need(t), "versitygw"), "--port", address}
 	if tls {
 		certificate, key, err := cert.GenerateSelfSignedCertKey(host, nil, nil)
 		if err != nil {

@@ -42,7 +42,7 @@ type Velero struct {
 // when it returns.
 func StartVelero(t testing.TB, cp ControlPlane) *Velero {
 	t.Helper()
-	programs, kubevirt := veleroModule.need(t), kubevirtPluginModule.need(t)
+	programs, kubevirt := VeleroPrograms.Need(t), KubeVirtPlugin.Need(t)
 	cp.InstallCRDs(t, veleroCRDs()...)
 	cp.InstallCRDs(t, kubevirtCRDs()...)
 
