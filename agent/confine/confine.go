@@ -1,13 +1,16 @@
-// Package confine is what a process takes from itself before it runs what is not trusted: rights
-// and resources. The rsync jail and the workers' sandbox call it, each with its own values.
+// Package confine is what a process takes from itself before it runs what is not trusted: rights,
+// resources and system calls. The rsync jail, the workers' sandbox and libguestfs' call it, each
+// with its own values.
 //
-// Non-goals: it makes no namespace, root directory or system call filter. Invariant: nothing that
-// was given up can be had again by this thread or what it executes.
+// Non-goals: it makes no namespace and no root directory. Invariant: nothing that was given up can
+// be had again by this thread or what it executes.
 package confine
 
 import (
 	"errors"
 	"fmt"
+	"runtime"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -37,8 +40,8 @@ const (
 )
 
 // DropPrivileges gives up root and every capability for good, of the calling thread, which
-// becomes user and group id without further groups.
-func DropPrivileges(id int) error {
+// becomes user and group id with no further groups than those named.
+func DropPrivileges(id int, groups ...int) error {
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("no_new_privs: %w", err)
 	}
@@ -56,8 +59,17 @@ func DropPrivileges(id int) error {
 	if err := unix.Prctl(unix.PR_SET_SECUREBITS, secNoRoot|secKeepCapsLocked|secNoAmbientRaise, 0, 0, 0); err != nil {
 		return fmt.Errorf("securebits: %w", err)
 	}
-	for _, call := range [][2]uintptr{{unix.SYS_SETGROUPS, 0}, {unix.SYS_SETRESGID, uintptr(id)}, {unix.SYS_SETRESUID, uintptr(id)}} {
-		// By hand: package syscall would change all threads, the others of which are about to end.
+	// By hand: package syscall would change all threads, the others of which are about to end.
+	list := make([]uint32, len(groups)+1)
+	for i, g := range groups {
+		list[i] = uint32(g)
+	}
+	_, _, e := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(groups)), uintptr(unsafe.Pointer(&list[0])), 0)
+	runtime.KeepAlive(list)
+	if e != 0 {
+		return fmt.Errorf("groups: %w", e)
+	}
+	for _, call := range [][2]uintptr{{unix.SYS_SETRESGID, uintptr(id)}, {unix.SYS_SETRESUID, uintptr(id)}} {
 		if _, _, e := unix.RawSyscall(call[0], call[1], call[1], call[1]); e != 0 {
 			return fmt.Errorf("user id: %w", e)
 		}

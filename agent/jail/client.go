@@ -202,6 +202,36 @@ func (j *Jail) Run(ctx context.Context, args []string, stdin io.Reader, stdout, 
 	return res.Exit, nil
 }
 
+// Look tells whether the tree can be read through the jail's mount. It waits for the answer until
+// ctx ends; an error means that rsync would not work either.
+func (j *Jail) Look(ctx context.Context) error {
+	r, err := j.request([]string{lookRequest})
+	if err != nil {
+		return err
+	}
+	closeAll([]*os.File{r.stdin, r.stdout, r.stderr})
+	defer r.ctl.Close()
+	end := context.AfterFunc(ctx, func() {
+		_ = control(r.ctl, func(fd int) error { return unix.Shutdown(fd, unix.SHUT_RDWR) })
+	})
+	defer end()
+	message, _, err := receive(r.ctl, 4096, 0)
+	if ctx.Err() != nil {
+		return fmt.Errorf("the jail's mount does not answer: %w", ctx.Err())
+	}
+	if err != nil {
+		return fmt.Errorf("the jail's starter does not answer: %w", err)
+	}
+	var res result
+	if err := json.Unmarshal(message, &res); err != nil {
+		return fmt.Errorf("the jail's starter: %w", err)
+	}
+	if res.Error != "" {
+		return errors.New(res.Error)
+	}
+	return nil
+}
+
 // plainReader and plainWriter hide what would let io.Copy take a way of its own.
 type (
 	plainReader struct{ io.Reader }

@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -57,7 +56,7 @@ func become(settings string, argv []string) error {
 		{"descriptors", func() error { return unix.CloseRange(3, ^uint(0)>>32, unix.CLOSE_RANGE_CLOEXEC) }},
 		{"limits", func() error { return confine.SetLimits(limits...) }},
 		{"privileges", func() error { return confine.DropPrivileges(jailUser) }},
-		{"system calls", filterSystemCalls},
+		{"system calls", func() error { return confine.RefuseSystemCalls(confine.NoSockets) }},
 	} {
 		if err := step.do(); err != nil {
 			return fmt.Errorf("%s: %w", step.name, err)
@@ -82,19 +81,4 @@ func enterRoot(s insideSettings) error {
 		}
 	}
 	return mountns.Pivot(root)
-}
-
-// filterSystemCalls installs the seccomp filter of the calling thread.
-func filterSystemCalls() error {
-	filter, err := systemCallFilter(runtime.GOARCH)
-	if err != nil {
-		return err
-	}
-	p := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
-	_, _, e := unix.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&p)))
-	runtime.KeepAlive(filter)
-	if e != 0 {
-		return e
-	}
-	return nil
 }

@@ -61,6 +61,9 @@ type result struct {
 	Error string `json:"error,omitempty"`
 }
 
+// lookRequest asks for a look at the mount, in the place of a command line.
+const lookRequest = "look"
+
 // The descriptors that come with a request.
 const (
 	fdStdin = iota

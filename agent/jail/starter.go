@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -43,6 +44,7 @@ type starter struct {
 	program program
 	slots   chan struct{}
 	ahead   sync.Once
+	looking atomic.Bool // somebody looks at the mount
 }
 
 func runStarter(path string) int {
@@ -181,6 +183,14 @@ func (s *starter) serve(args []string, files []*os.File) {
 	defer closeAll(files)
 	ctl := files[fdControl]
 	answer := func(r result) { _ = send(ctl, encode(r)) }
+	if len(args) == 1 && args[0] == lookRequest {
+		r := result{}
+		if err := s.look(); err != nil {
+			r = result{Exit: -1, Error: err.Error()}
+		}
+		answer(r)
+		return
+	}
 	// Checked by the server, too; it talks to strangers, and this process does not trust it.
 	if _, err := rsyncargs.Parse(args); err != nil {
 		answer(result{Exit: -1, Error: err.Error()})
@@ -216,6 +226,33 @@ func (s *starter) serve(args []string, files []*os.File) {
 	}
 	answer(result{Exit: cmd.ProcessState.ExitCode()})
 }
+
+// look uses the mount as a run would, through the kernel: it asks for the file system's numbers, which
+// the kernel never keeps, and opens a file that the tree makes itself, so that a guest's storage
+// has no part in it. It hangs when the mount does, until the server is killed.
+func (s *starter) look() error {
+	if !s.looking.CompareAndSwap(false, true) {
+		return errors.New("the mount has not answered the last look at it")
+	}
+	defer s.looking.Store(false)
+	tree := filepath.Join(s.base, "tree")
+	var st unix.Statfs_t
+	if err := unix.Statfs(tree, &st); err != nil {
+		return fmt.Errorf("the mount: %w", err)
+	}
+	f, err := os.Open(filepath.Join(tree, lookFile))
+	if err != nil {
+		return fmt.Errorf("the mount: %w", err)
+	}
+	defer f.Close()
+	if _, err := f.Read(make([]byte, 1)); err != nil {
+		return fmt.Errorf("the mount: %w", err)
+	}
+	return nil
+}
+
+// lookFile is in every tree.
+const lookFile = "README.txt"
 
 // killWhenClosed kills p, the first process of its PID namespace and so all in it, when the other
 // end of ctl is closed; it returns then or when done is closed.
