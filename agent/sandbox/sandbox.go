@@ -45,8 +45,9 @@ const (
 	maxLocked = 64 << 10
 	// niceness is below the supervisor's: a session must not keep others from being managed.
 	niceness = 5
-	// oomScore makes the kernel choose a worker before anything else here.
-	oomScore = 500
+	// oomScore makes the kernel choose a worker before anything else. It is the highest there is,
+	// because a kubelet starts pods with up to 999, and below that only CAP_SYS_RESOURCE may go.
+	oomScore = 1000
 )
 
 // Options say who the process is.
