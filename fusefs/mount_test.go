@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -180,6 +182,42 @@ func TestUnmountWhileFileIsOpen(t *testing.T) {
 	}
 	if err := s.Unmount(t.Context()); err != nil {
 		t.Errorf("a second Unmount: %v", err)
+	}
+}
+
+// A container that starts while a tree is mounted takes a copy of the mount along.
+func TestUnmountEndsCopies(t *testing.T) {
+	fixture.NeedRoot(t)
+	fixture.Need(t, "unshare")
+	dir := t.TempDir()
+	s, err := Mount(dir, emptyTree(t), Options{Grace: 50 * time.Millisecond, Log: logTo(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := exec.CommandContext(t.Context(), "unshare", "--mount", "--propagation", "private", "sh", "-c", `echo there; read line; cat "$0/METADATA.json"`, dir)
+	in, err := other.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := other.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(out, make([]byte, len("there\n"))); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Unmount(t.Context()); err != nil {
+		t.Error(err)
+	}
+	_ = in.Close()
+	if b, _ := io.ReadAll(out); len(b) > 0 {
+		t.Errorf("the copy is still readable: %q", b)
+	}
+	if other.Wait() == nil {
+		t.Error("the copy is still there")
 	}
 }
 

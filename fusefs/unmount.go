@@ -14,8 +14,9 @@ import (
 
 // Unmount unmounts and waits until the serving has ended. While the mount is in use it tries
 // again for Options.Grace (or until ctx ends, if that is sooner); then it detaches the mount and
-// ends the connection: files that are still open fail with ENOTCONN from then on. It is no
-// error if the mount is gone already. An error means that the server may still be running.
+// ends the connection: files that are still open fail with ENOTCONN from then on. The same happens
+// to a copy of the mount in another mount namespace that outlives it by Grace. It is no error if
+// the mount is gone already. An error means that the server may still be running.
 func (s *Server) Unmount(ctx context.Context) error {
 	s.unmount.Lock()
 	defer s.unmount.Unlock()
@@ -51,28 +52,87 @@ func (s *Server) Unmount(ctx context.Context) error {
 		break
 	}
 	// Requests under way end with their I/O, which a hanging storage can delay.
+	if s.ended(ctx) {
+		return nil
+	}
+	// Whatever made a mount namespace while this was mounted has a copy, and the files with it.
+	s.o.Log.Warn("another mount namespace still has a copy of the mount, or requests hang; ending the connection", "dir", s.dir)
+	err := s.abort()
+	if s.ended(context.WithoutCancel(ctx)) {
+		return nil
+	}
+	return errors.Join(fmt.Errorf("unmount %s: the mount is gone, but requests are still being answered", s.dir), err)
+}
+
+// ended waits for the end of the serving, for Options.Grace at most.
+func (s *Server) ended(ctx context.Context) bool {
 	select {
 	case <-s.done:
-		return nil
 	case <-time.After(s.o.Grace):
 	case <-ctx.Done():
 	}
 	select {
 	case <-s.done:
-		return nil
+		return true
 	default:
-		return fmt.Errorf("unmount %s: the mount is gone, but requests are still being answered", s.dir)
+		return false
 	}
 }
 
 // force ends the connection with the kernel and detaches the mount, whoever uses it.
 func (s *Server) force() error {
-	if s.dev != "" && os.Geteuid() != 0 {
-		// Only root may use MNT_FORCE; this file belongs to the user who mounted.
-		_, minor, _ := strings.Cut(s.dev, ":")
-		_ = os.WriteFile("/sys/fs/fuse/connections/"+minor+"/abort", []byte("1"), 0)
+	if os.Geteuid() != 0 {
+		_ = s.abort() // only root may use MNT_FORCE
 	}
 	return umount(s.dir, unix.MNT_DETACH|unix.MNT_FORCE)
+}
+
+// abort ends the connection with the kernel, wherever it is mounted.
+func (s *Server) abort() error {
+	_, minor, ok := strings.Cut(s.dev, ":")
+	if !ok {
+		return errors.New("the mount's device is not known")
+	}
+	name := minor + "/abort"
+	// The file belongs to the user who mounted.
+	err := os.WriteFile("/sys/fs/fuse/connections/"+name, []byte("1"), 0)
+	if err == nil || os.Geteuid() != 0 {
+		return err
+	}
+	// Where nobody has mounted that file system, root can have it without a mount point.
+	control, err := openControl()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(control) }()
+	fd, err := unix.Openat(control, name, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return nil // it has ended meanwhile
+	}
+	if err != nil {
+		return fmt.Errorf("fusectl: %w", err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	_, err = unix.Write(fd, []byte("1"))
+	return err
+}
+
+// openControl opens the root of the kernel's file system of FUSE connections
+// (Documentation/filesystems/fuse/fuse.rst), mounted nowhere.
+func openControl() (dir int, err error) {
+	fs, err := unix.Fsopen("fusectl", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, fmt.Errorf("fusectl: %w", err)
+	}
+	defer func() { _ = unix.Close(fs) }()
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return -1, fmt.Errorf("fusectl: %w", err)
+	}
+	dir, err = unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
+	if err != nil {
+		return -1, fmt.Errorf("fusectl: %w", err)
+	}
+	return dir, nil
 }
 
 // detach removes a mount whose server has ended.
