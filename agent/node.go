@@ -21,9 +21,10 @@ import (
 
 // nodeFlags are those of node.
 type nodeFlags struct {
-	dir, node, metrics, uids, rsync, root string
-	sessions, descriptors                 int
-	log                                   cli.LogFlags
+	dir, node, metrics, uids, rsync, root, audit string
+	sessions, descriptors                        int
+	patience                                     time.Duration
+	log                                          cli.LogFlags
 }
 
 func nodeCommand() *cobra.Command {
@@ -48,6 +49,8 @@ func nodeCommand() *cobra.Command {
 	flags.StringVar(&f.rsync, "rsync", rsyncAuto, "run this `PROGRAM` for rsync over SSH, in a jail; auto: rsync where it is installed; off: never")
 	flags.IntVar(&f.sessions, "max-sessions", supervisor.DefaultMaxSessions, "serve at most `N` sessions")
 	flags.IntVar(&f.descriptors, "max-descriptors", supervisor.DefaultMaxDescriptors, "hold at most `N` disks and listeners")
+	flags.DurationVar(&f.patience, "worker-patience", supervisor.DefaultPatience, "kill a worker that does not answer, also through its FUSE mount, for this `TIME`, and start it again")
+	flags.StringVar(&f.audit, "audit-log", "-", "append a line of JSON for each login, listing and read of all sessions to `FILE`; -: standard output; off: none")
 	flags.StringVar(&f.root, "root", "", "look at `DIR` as the root directory")
 	_ = flags.MarkHidden("root") // for tests, outside of pods; the flag exists
 	f.log.Register(flags)
@@ -55,13 +58,16 @@ func nodeCommand() *cobra.Command {
 }
 
 func (f *nodeFlags) run(c *cobra.Command) error {
+	if f.patience < time.Second {
+		return cli.Usagef("--worker-patience %s: give a second at least", f.patience)
+	}
 	log, err := f.log.Logger(c.ErrOrStderr())
 	if err != nil {
 		return err
 	}
 	cfg := supervisor.Config{
 		Dir: f.dir, Node: f.node, Version: version, Log: log, Worker: []string{"vmfr-agent", workCommand},
-		MaxSessions: f.sessions, MaxDescriptors: f.descriptors,
+		MaxSessions: f.sessions, MaxDescriptors: f.descriptors, Patience: f.patience,
 	}
 	if cfg.FirstUID, cfg.UIDs, err = parseRange(f.uids); err != nil {
 		return err
@@ -78,6 +84,16 @@ func (f *nodeFlags) run(c *cobra.Command) error {
 			j, err := jail.Start(program)
 			return sharedJail{j}, err
 		}
+	}
+	if f.audit != off {
+		if cfg.Audit, err = supervisor.OpenAuditLog(f.audit, f.node, log); err != nil {
+			return err
+		}
+		defer func() {
+			if err := cfg.Audit.Close(); err != nil {
+				log.Error("the audit log is not complete", "err", err)
+			}
+		}()
 	}
 	s, err := supervisor.New(cfg)
 	if err != nil {

@@ -11,10 +11,12 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	gossh "golang.org/x/crypto/ssh"
 
+	"vmfr/agent/audit"
 	"vmfr/agent/image"
 	"vmfr/agent/jail"
 	"vmfr/agent/sandbox"
@@ -84,8 +86,8 @@ func work(conn *session.Conn, weaker []string, log *slog.Logger) error {
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
-	go obey(conn, cancel)
 	totals := &worker.Totals{}
+	go obey(ctx, conn, cancel, totals)
 	go count(ctx, conn, totals)
 	cfg, err := a.config(log)
 	if err == nil {
@@ -93,7 +95,7 @@ func work(conn *session.Conn, weaker []string, log *slog.Logger) error {
 		cfg.Ready = func(t *tree.Tree) error {
 			return tell(&api.Report{State: api.Serving, Message: weakness(append(weaker, a.Weaker...)), Backups: reports(t.Backups())})
 		}
-		err = worker.Run(ctx, cfg)
+		err = errors.Join(worker.Run(ctx, cfg), cfg.Audit.Close())
 	}
 	if err != nil && ctx.Err() == nil {
 		_ = tell(&api.Report{State: api.Failed, Message: api.Text(err.Error())})
@@ -139,8 +141,10 @@ func receive(conn *session.Conn) (*assignment, error) {
 	}
 }
 
-// obey waits for the order to end. Without a supervisor a worker has nobody to serve for.
-func obey(conn *session.Conn, cancel context.CancelCauseFunc) {
+// obey waits for the order to end, and answers pings. Without a supervisor a worker has nobody to
+// serve for.
+func obey(ctx context.Context, conn *session.Conn, cancel context.CancelCauseFunc, t *worker.Totals) {
+	var asked atomic.Bool
 	for {
 		m, err := conn.Receive(0)
 		switch {
@@ -148,6 +152,15 @@ func obey(conn *session.Conn, cancel context.CancelCauseFunc) {
 			os.Exit(0)
 		case m.Drain != nil:
 			cancel(nil)
+		case m.Ping != nil && asked.CompareAndSwap(false, true):
+			go func() {
+				defer asked.Store(false)
+				pong := &session.Pong{}
+				if err := t.Probe(ctx); err != nil && ctx.Err() == nil {
+					pong.Error = api.Text(err.Error())
+				}
+				_ = conn.Send(&session.Message{Pong: pong}, tellLimit)
+			}()
 		}
 		m.Close()
 	}
@@ -163,7 +176,7 @@ func count(ctx context.Context, conn *session.Conn, t *worker.Totals) {
 		if s != last {
 			last = s
 			m := &session.Message{Stats: &session.Stats{ReadBytes: s.ReadBytes, Operations: s.Operations, Errors: s.Errors,
-				Connections: s.Connections, OpenFiles: s.OpenFiles}}
+				Connections: s.Connections, OpenFiles: s.OpenFiles, Latency: s.Latency.Slice(), LatencyNanos: s.Latency.Nanos}}
 			if conn.Send(m, tellLimit) != nil {
 				return
 			}
@@ -198,6 +211,9 @@ func (a *assignment) config(log *slog.Logger) (cfg worker.Config, err error) {
 	var rsync *jail.Jail
 	if a.Rsync {
 		rsync = jail.Adopt(a.next(), a.next())
+	}
+	if a.Audit {
+		cfg.Audit = audit.New(a.next())
 	}
 	n := 0
 	for _, p := range a.parts {

@@ -48,9 +48,11 @@ type Message struct {
 	Part      *Part      `json:"part,omitempty"`
 	Run       *Run       `json:"run,omitempty"`
 	Drain     *Drain     `json:"drain,omitempty"`
+	Ping      *Ping      `json:"ping,omitempty"`
 
 	// Worker to supervisor.
 	Stats *Stats `json:"stats,omitempty"`
+	Pong  *Pong  `json:"pong,omitempty"`
 
 	// Worker to supervisor to holder: a Report as JSON.
 	Report json.RawMessage `json:"report,omitempty"`
@@ -176,8 +178,10 @@ type Configure struct {
 	Missing map[string]string `json:"missing,omitempty"`
 	// Weaker are the layers of the sandbox that could not be set up.
 	Weaker []string `json:"weaker,omitempty"`
-	// Rsync tells that the last two files are the rsync jail's socket and its /dev/fuse.
+	// Rsync tells that the two files after the listeners are the rsync jail's socket and its /dev/fuse.
 	Rsync bool `json:"rsync,omitempty"`
+	// Audit tells that the last file, after those, is a pipe for lines of package audit.
+	Audit bool `json:"audit,omitempty"`
 }
 
 // Run tells the worker that it has everything.
@@ -186,6 +190,15 @@ type Run struct{}
 // Drain tells the worker to accept no more connections and to end when transfers have.
 type Drain struct{}
 
+// Ping asks a worker whether it can still do its work; it answers with a Pong.
+type Ping struct{}
+
+// Pong tells that the worker has just read its own tree, directly and through the mount that rsync
+// uses. Error is what did not work.
+type Pong struct {
+	Error string `json:"error,omitempty"`
+}
+
 // Stats are a worker's counters, which only grow but for Connections and OpenFiles.
 type Stats struct {
 	ReadBytes   uint64 `json:"readBytes"`
@@ -193,7 +206,15 @@ type Stats struct {
 	Errors      uint64 `json:"errors"`
 	Connections int64  `json:"connections"`
 	OpenFiles   int64  `json:"openFiles"`
+
+	// Latency counts operations by how long they took, in the classes of package latency, and
+	// LatencyNanos is the sum.
+	Latency      []uint64 `json:"latency,omitempty"`
+	LatencyNanos uint64   `json:"latencyNanos,omitempty"`
 }
+
+// maxClasses bounds Stats.Latency.
+const maxClasses = 32
 
 // ErrProtocol is wrapped by the errors of what the other end should not have sent.
 var ErrProtocol = errors.New("protocol error")
@@ -206,7 +227,7 @@ func protocolf(format string, args ...any) error {
 func (m *Message) validate(n int) error {
 	set, want := 0, 0
 	for _, is := range [...]bool{m.Hello != nil, m.Update != nil, m.Closing != nil, m.Accepted != nil, m.Refused != nil, m.Closed != nil,
-		m.Configure != nil, m.Part != nil, m.Run != nil, m.Drain != nil, m.Stats != nil, m.Report != nil} {
+		m.Configure != nil, m.Part != nil, m.Run != nil, m.Drain != nil, m.Ping != nil, m.Stats != nil, m.Pong != nil, m.Report != nil} {
 		if is {
 			set++
 		}
@@ -230,6 +251,10 @@ func (m *Message) validate(n int) error {
 		err = checkText(m.Refused.Reason)
 	case m.Closed != nil:
 		err = checkText(m.Closed.Reason)
+	case m.Pong != nil:
+		err = checkText(m.Pong.Error)
+	case m.Stats != nil && len(m.Stats.Latency) > maxClasses:
+		err = protocolf("%d classes of latency exceed the limit of %d", len(m.Stats.Latency), maxClasses)
 	case m.Report != nil && len(m.Report) > api.MaxReportBytes:
 		err = protocolf("a report of %d bytes exceeds the limit of %d", len(m.Report), api.MaxReportBytes)
 	}
@@ -286,6 +311,9 @@ func (c *Configure) validate() (files int, err error) {
 	files = c.Listeners.count()
 	if c.Rsync {
 		files += 2
+	}
+	if c.Audit {
+		files++
 	}
 	return files, c.Credentials.validate()
 }

@@ -15,12 +15,13 @@ import (
 // groups makes a control group with a memory limit for each worker (cgroups(7)), so that one that
 // needs too much is killed alone. A nil *groups makes none.
 type groups struct {
-	dir   string // below which they are made
-	limit string // the file of the limit
+	dir    string // below which they are made
+	limit  string // the file of the limit
+	events string // the file that counts kills, as a line "oom_kill N"
 }
 
 // group is one worker's; nil: none.
-type group struct{ dir string }
+type group struct{ dir, events string }
 
 const cgroupRoot = "/sys/fs/cgroup"
 
@@ -78,7 +79,7 @@ func version2(dir string) (*groups, error) {
 	if err := os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+memory"), 0); err != nil {
 		return nil, err
 	}
-	return cleaned(&groups{dir, "memory.max"}), nil
+	return cleaned(&groups{dir, "memory.max", "memory.events"}), nil
 }
 
 // version1 makes groups below this process's own, or below the mount's root where that shows
@@ -95,7 +96,7 @@ func version1(mount, path string) (*groups, error) {
 		if err := os.Remove(probe); err != nil {
 			continue
 		}
-		return cleaned(&groups{dir, "memory.limit_in_bytes"}), nil
+		return cleaned(&groups{dir, "memory.limit_in_bytes", "memory.oom_control"}), nil
 	}
 	return nil, fmt.Errorf("no group can be made below %s", mount)
 }
@@ -128,7 +129,21 @@ func (g *groups) add(name string, pid int, limit int64) (*group, error) {
 		_ = os.Remove(dir)
 		return nil, err
 	}
-	return &group{dir}, nil
+	return &group{dir, filepath.Join(dir, g.events)}, nil
+}
+
+// outOfMemory tells whether the kernel has killed a process of the group for its limit.
+func (g *group) outOfMemory() bool {
+	if g == nil {
+		return false
+	}
+	b, _ := os.ReadFile(g.events)
+	for line := range strings.Lines(string(b)) {
+		if n, ok := strings.CutPrefix(strings.TrimSpace(line), "oom_kill "); ok {
+			return n != "0"
+		}
+	}
+	return false
 }
 
 // remove removes the group of a process that has ended.

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"vmfr/agent/latency"
 	"vmfr/agent/session"
 	api "vmfr/api/session"
 )
@@ -23,6 +24,7 @@ type metrics struct {
 	registry *prometheus.Registry
 	hellos   *prometheus.CounterVec
 	restarts prometheus.Counter
+	hung     prometheus.Counter
 	opened   prometheus.Histogram
 }
 
@@ -38,6 +40,8 @@ var (
 	descOps      = desc("session_operations_total", "Operations of a session's clients.", perSession...)
 	descErrors   = desc("session_errors_total", "Failed operations of a session.", perSession...)
 	descConns    = desc("session_connections", "Connections of clients that are open now.", perSession...)
+	descLatency  = desc("session_operation_seconds", "Time of opening a file, listing a part of a folder, or reading a piece of a file, storage included.", perSession...)
+	descAudit    = desc("audit_lines_total", "Lines of the audit log by result: written; lost because the file could not be written; refused because they were no records.", "result")
 	descOpen     = desc("session_open_files", "Files that clients have open now.", perSession...)
 )
 
@@ -51,11 +55,13 @@ func newMetrics(s *Supervisor) *metrics {
 		hellos: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "vmfr", Subsystem: "node", Name: "hellos_total",
 			Help: "Holders that asked to take part, by result: accepted, protocol, key, token, descriptor, refused, error."}, []string{"result"}),
 		restarts: prometheus.NewCounter(prometheus.CounterOpts{Namespace: "vmfr", Subsystem: "node", Name: "worker_restarts_total",
-			Help: "Unexpected ends of workers."}),
+			Help: "Workers that were started again because one ended unexpectedly or was broken."}),
+		hung: prometheus.NewCounter(prometheus.CounterOpts{Namespace: "vmfr", Subsystem: "node", Name: "workers_hung_total",
+			Help: "Workers that were killed because they did not answer."}),
 		opened: prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: "vmfr", Subsystem: "node", Name: "open_seconds",
 			Help: "Time from the start of a worker until it serves.", Buckets: []float64{.05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120}}),
 	}
-	m.registry.MustRegister(m, m.hellos, m.restarts, m.opened, collectors.NewGoCollector(),
+	m.registry.MustRegister(m, m.hellos, m.restarts, m.hung, m.opened, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -63,7 +69,7 @@ func newMetrics(s *Supervisor) *metrics {
 // Describe sends the descriptions of what Collect makes.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descSessions, descFiles, descParts, descWorkers, descRestarts, descMemory, descRead, descOps,
-		descErrors, descConns, descOpen} {
+		descErrors, descConns, descOpen, descLatency, descAudit} {
 		ch <- d
 	}
 }
@@ -83,6 +89,11 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	for s, n := range states {
 		ch <- prometheus.MustNewConstMetric(descSessions, prometheus.GaugeValue, float64(n), string(s))
+	}
+	if a := m.sup.cfg.Audit; a != nil {
+		for result, n := range map[string]*atomic.Uint64{"written": &a.written, "lost": &a.lost, "refused": &a.refused} {
+			ch <- prometheus.MustNewConstMetric(descAudit, prometheus.CounterValue, float64(n.Load()), result)
+		}
 	}
 	ch <- prometheus.MustNewConstMetric(descFiles, prometheus.GaugeValue, float64(files))
 }
@@ -124,6 +135,8 @@ func (x *sess) collect(ch chan<- prometheus.Metric) api.State {
 	} {
 		ch <- prometheus.MustNewConstMetric(v.d, v.t, v.n, x.id[:12], doc.Namespace, doc.Name)
 	}
+	count, seconds, buckets := latency.Of(sum.Latency, sum.LatencyNanos).Cumulative()
+	ch <- prometheus.MustNewConstHistogram(descLatency, count, seconds, buckets, x.id[:12], doc.Namespace, doc.Name)
 	return state
 }
 
@@ -132,6 +145,8 @@ func addStats(a, b session.Stats) session.Stats {
 	a.ReadBytes += b.ReadBytes
 	a.Operations += b.Operations
 	a.Errors += b.Errors
+	l := latency.Of(a.Latency, a.LatencyNanos).Plus(latency.Of(b.Latency, b.LatencyNanos))
+	a.Latency, a.LatencyNanos = l.Slice(), l.Nanos
 	return a
 }
 

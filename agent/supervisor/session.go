@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"vmfr/agent/session"
 	api "vmfr/api/session"
 )
@@ -60,6 +62,8 @@ type sess struct {
 	report   []byte
 	past     session.Stats // of workers that have ended
 	begun    time.Time
+
+	recordLimit *rate.Limiter // of the workers' audit lines
 }
 
 func newSession(s *Supervisor, doc *api.Session, namespace string) *sess {
@@ -67,6 +71,7 @@ func newSession(s *Supervisor, doc *api.Session, namespace string) *sess {
 		sup: s, id: doc.ID, doc: doc, namespace: namespace, over: make(chan struct{}),
 		log:   s.log.With("session", doc.ID[:12], "restore", doc.Namespace+"/"+doc.Name),
 		parts: map[string]*part{}, workers: map[*worker]bool{}, wait: firstRestart, state: api.Waiting, begun: time.Now(),
+		recordLimit: rate.NewLimiter(recordRate, recordBurst),
 	}
 	x.log.Info("session begins")
 	return x
@@ -340,6 +345,30 @@ func (x *sess) answered(w *worker, r *api.Report) {
 	x.publish()
 }
 
+// replace starts another worker in the place of one that says that something is broken; it serves
+// until the other one does.
+func (x *sess) replace(w *worker, why string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.serving != w || x.newest != w || w.ending || w.stale {
+		return
+	}
+	w.stale = true
+	x.log.Error("a worker is replaced", "pid", w.pid, "why", why, "wait", x.wait)
+	x.again(w)
+}
+
+// again counts a restart and schedules it, later each time.
+func (x *sess) again(w *worker) {
+	x.restarts++
+	x.sup.metrics.restarts.Inc()
+	if time.Since(w.began) > proven {
+		x.wait = firstRestart
+	}
+	x.schedule(x.wait)
+	x.wait = min(2*x.wait, lastRestart)
+}
+
 // exited is called when a worker's process has ended.
 func (x *sess) exited(w *worker, err error) {
 	x.mu.Lock()
@@ -352,17 +381,14 @@ func (x *sess) exited(w *worker, err error) {
 	if x.newest == w {
 		x.newest = nil
 		if !w.ending {
-			x.restarts++
-			x.sup.metrics.restarts.Inc()
 			if w.report == nil || w.report.State != api.Failed {
 				x.state, x.message = api.Waiting, api.Text(fmt.Sprintf("the worker ended unexpectedly (%v) and is started again", err))
 			}
 			x.log.Error("a worker ended unexpectedly and is started again", "err", err, "wait", x.wait)
-			if time.Since(w.began) > proven {
-				x.wait = firstRestart
+			if w.hung.Load() {
+				x.sup.metrics.hung.Inc()
 			}
-			x.schedule(x.wait)
-			x.wait = min(2*x.wait, lastRestart)
+			x.again(w)
 		} else {
 			x.schedule(0)
 		}

@@ -39,6 +39,9 @@ const (
 	DefaultMaxDescriptors = 4096
 	perNamespace          = 16
 
+	// DefaultPatience is for a busy node, and short beside what a person waits for.
+	DefaultPatience = 30 * time.Second
+
 	// helloLimit is how long a new connection may take to say who it is.
 	helloLimit = 10 * time.Second
 	// reviewLimit bounds a TokenReview.
@@ -62,7 +65,13 @@ type Config struct {
 	// Rsync starts a jail for rsync; nil: rsync is refused.
 	Rsync func() (Jail, error)
 
+	// Audit keeps the workers' audit lines; nil: they write none.
+	Audit *AuditLog
+
 	MaxSessions, MaxDescriptors int // zero: the Default constants
+	// Patience is how long a worker may leave its probes without an answer; zero:
+	// DefaultPatience.
+	Patience time.Duration
 }
 
 // Jail is a started jail for rsync, see agent/jail. Close gives up the caller's descriptors.
@@ -98,6 +107,9 @@ func New(cfg Config) (*Supervisor, error) {
 	}
 	if cfg.MaxDescriptors == 0 {
 		cfg.MaxDescriptors = DefaultMaxDescriptors
+	}
+	if cfg.Patience == 0 {
+		cfg.Patience = DefaultPatience
 	}
 	switch {
 	case cfg.Review == nil || cfg.Log == nil || len(cfg.Worker) == 0:

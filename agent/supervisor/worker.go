@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -41,6 +43,7 @@ type worker struct {
 	report *api.Report
 	stats  session.Stats
 	ending bool // it was told to end
+	stale  bool // it shall be replaced by one that serves the same
 	kill   *time.Timer
 
 	mu      sync.Mutex // the process's
@@ -49,6 +52,9 @@ type worker struct {
 	killed  bool
 	group   *group
 	gone    chan struct{} // closed when the process has ended
+
+	unanswered atomic.Int32 // pings
+	hung       atomic.Bool  // it was killed for that
 }
 
 // newWorker is called with the session's lock held.
@@ -62,7 +68,7 @@ func newWorker(x *sess) *worker {
 
 // serves tells whether parts are exactly the worker's, with the same credentials.
 func (w *worker) serves(parts map[string]*part) bool {
-	if w.ending || len(parts) != len(w.parts) {
+	if w.ending || w.stale || len(parts) != len(w.parts) {
 		return false
 	}
 	for _, p := range parts {
@@ -159,8 +165,15 @@ func (w *worker) live() error {
 	if w.group, err = sup.groups.add(w.sess.id[:12], w.pid, w.memory()); err != nil {
 		weaker = append(weaker, "no memory limit of the kernel's")
 	}
-	if err = w.feed(conn, weaker); err == nil {
+	records, err := w.openRecords()
+	if err == nil {
+		err = w.feed(conn, weaker, records)
+	}
+	if err == nil {
+		probing, end := context.WithCancel(context.Background())
+		go w.probe(probing, conn)
 		err = w.listen(conn)
+		end()
 	}
 	_ = conn.Close() // which tells the worker to end, too
 	if w.alone() {
@@ -170,10 +183,16 @@ func (w *worker) live() error {
 	werr := cmd.Wait()
 	close(w.gone)
 	logs.Wait()
-	w.group.remove()
 	if werr != nil {
 		err = errors.Join(werr, err)
 	}
+	switch {
+	case w.hung.Load():
+		err = fmt.Errorf("it did not answer for %s and was killed: %w", sup.cfg.Patience, err)
+	case w.group.outOfMemory():
+		err = fmt.Errorf("it needed more than its limit of %d MiB of memory: %w", w.memory()>>20, err)
+	}
+	w.group.remove()
 	return err
 }
 
@@ -207,8 +226,25 @@ func (w *worker) memory() int64 {
 	return 256<<20 + int64(disks)*32<<20
 }
 
+// openRecords makes the pipe for the worker's audit lines; nil where none are kept.
+func (w *worker) openRecords() (*os.File, error) {
+	if w.sess.sup.cfg.Audit == nil {
+		return nil, nil
+	}
+	out, in, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	w.sess.sup.wg.Go(func() {
+		defer out.Close()
+		w.records(out)
+	})
+	return in, nil
+}
+
 // feed gives the worker all that it serves.
-func (w *worker) feed(conn *session.Conn, weaker []string) error {
+func (w *worker) feed(conn *session.Conn, weaker []string, records *os.File) error {
+	defer records.Close() // nil, too
 	x := w.sess
 	doc, err := json.Marshal(w.doc)
 	if err != nil {
@@ -237,6 +273,10 @@ func (w *worker) feed(conn *session.Conn, weaker []string) error {
 			message.Files = append(message.Files, socket, device)
 			c.Rsync = true
 		}
+	}
+	if records != nil {
+		message.Files = append(message.Files, records)
+		c.Audit = true
 	}
 	if err := conn.Send(message, sendLimit); err != nil {
 		return err
@@ -293,8 +333,42 @@ func (w *worker) listen(conn *session.Conn) error {
 				return fmt.Errorf("the worker's report: %w", err)
 			}
 			w.sess.answered(w, r)
+		case m.Pong != nil:
+			w.unanswered.Store(0)
+			if m.Pong.Error != "" {
+				w.sess.replace(w, m.Pong.Error)
+			}
 		default:
 			return errors.New("the worker sent what only others send")
+		}
+	}
+}
+
+// pings is how many of them may be without an answer. They are counted, not timed: a node that was
+// suspended must not take its workers for dead.
+const pings = 3
+
+// probe asks the worker again and again whether it still works, and kills one that does not say so.
+func (w *worker) probe(ctx context.Context, conn *session.Conn) {
+	tick := time.NewTicker(w.sess.sup.cfg.Patience / (pings + 1))
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if w.unanswered.Load() >= pings {
+			if w.alone() {
+				w.sess.log.Error("a worker does not answer and is killed", "pid", w.pid, "patience", w.sess.sup.cfg.Patience)
+				w.hung.Store(true)
+				w.slay()
+			}
+			return
+		}
+		w.unanswered.Add(1)
+		if conn.Send(&session.Message{Ping: &session.Ping{}}, sendLimit) != nil {
+			return
 		}
 	}
 }

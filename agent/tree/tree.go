@@ -33,6 +33,7 @@ import (
 	"vmfr/agent/engine"
 	"vmfr/agent/extent"
 	"vmfr/agent/fsys"
+	"vmfr/agent/latency"
 )
 
 // Config is what a tree is made of.
@@ -72,6 +73,7 @@ type Tree struct {
 	panics atomic.Uint64
 	errs   [kinds]atomic.Uint64
 	opens  atomic.Uint64
+	took   latency.Histogram
 }
 
 // Node is one object of the tree. Nodes are comparable; equal nodes are one object (hard links).
@@ -154,6 +156,7 @@ func (t *Tree) ReadDir(n Node, from fsys.Cookie, out []fsys.Dirent) (int, error)
 	if err != nil {
 		return 0, err
 	}
+	defer t.observe(time.Now())
 	return tab.ReadDir(n, from, out)
 }
 
@@ -188,6 +191,7 @@ func (t *Tree) Info(n Node) (info fsys.Info, static bool, err error) {
 // Open returns the bytes of a regular file. The File needs no closing and is valid until the
 // tree is closed.
 func (t *Tree) Open(n Node) (*File, error) {
+	defer t.observe(time.Now())
 	r, err := t.cur.Load().open(n)
 	if err != nil {
 		return nil, err
@@ -221,6 +225,7 @@ func (f *File) Size() int64 { return f.r.Size() }
 
 // ReadAt reads as io.ReaderAt does.
 func (f *File) ReadAt(p []byte, off int64) (k int, err error) {
+	defer f.t.observe(time.Now())
 	defer f.t.guard("read", f.n, &err)
 	return f.r.ReadAt(p, off)
 }
@@ -230,6 +235,9 @@ func (f *File) Extent(off, max int64) (x extent.Extent, err error) {
 	defer f.t.guard("extent", f.n, &err)
 	return f.r.Extent(off, max)
 }
+
+// observe counts how long an operation took that began at start.
+func (t *Tree) observe(start time.Time) { t.took.Observe(time.Since(start)) }
 
 // guard is the last net under the engines: it turns a panic into a counted error and counts
 // errors by kind. It must be deferred directly.
@@ -250,13 +258,16 @@ type Stats struct {
 	Opens  uint64
 	Panics uint64
 	Errors map[string]uint64 // by Kind's name
+	// Latency is of Open, ReadDir and File.ReadAt, without a boot that was waited for. Reads that a
+	// front end takes from the image itself (File.Extent) are not among them.
+	Latency latency.Snapshot
 	// Metadata sums the metadata caches of the file systems that have one.
 	Metadata cache.Stats
 }
 
 // Stats returns the counters.
 func (t *Tree) Stats() Stats {
-	s := Stats{Opens: t.opens.Load(), Panics: t.panics.Load(), Errors: map[string]uint64{}}
+	s := Stats{Opens: t.opens.Load(), Panics: t.panics.Load(), Errors: map[string]uint64{}, Latency: t.took.Snapshot()}
 	for k := range kinds {
 		s.Errors[k.String()] = t.errs[k].Load()
 	}

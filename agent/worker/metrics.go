@@ -47,6 +47,7 @@ var (
 	descConns   = desc("connections", "Connections that are open now, by front end.", front...)
 	descErrors  = desc("errors_total", "Failed operations of the tree, by kind of error.", "kind")
 	descPanics  = desc("panics_total", "Internal errors that were caught. Each is a defect: please report it.")
+	descLatency = desc("operation_seconds", "Time of opening a file, listing a part of a folder, or reading a piece of a file, storage included.")
 	descOpens   = desc("file_opens_total", "Files opened in the tree.")
 	descHits    = desc("cache_hits_total", "Lookups in an image's caches that found something.", perImage...)
 	descMisses  = desc("cache_misses_total", "Lookups in an image's caches that had to read or inflate.", perImage...)
@@ -55,7 +56,7 @@ var (
 	descMetaUse = desc("metadata_cache_bytes", "File system metadata kept in memory.")
 	descAhead   = desc("read_ahead_clusters_total", "Clusters inflated ahead of a sequential reader.", "backup", "disk")
 	descLogins  = desc("logins_total", "Tries to log in by HTTPS, by result: granted (sessions), wrong, limited.", "result")
-	descriptors = []*prometheus.Desc{descLogins, descDisks, descOps, descBytes, descFiles, descConns, descErrors, descPanics, descOpens,
+	descriptors = []*prometheus.Desc{descLogins, descLatency, descDisks, descOps, descBytes, descFiles, descConns, descErrors, descPanics, descOpens,
 		descHits, descMisses, descCached, descAhead, descMeta, descMetaUse}
 )
 
@@ -114,6 +115,8 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	counter(descPanics, st.Panics+m.panics())
 	counter(descOpens, st.Opens)
+	n, sum, buckets := st.Latency.Cumulative()
+	ch <- prometheus.MustNewConstHistogram(descLatency, n, sum, buckets)
 	granted, wrong, limited := m.logins.Snapshot()
 	counter(descLogins, granted, "granted")
 	counter(descLogins, wrong, "wrong")

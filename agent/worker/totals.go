@@ -3,6 +3,7 @@ package worker
 import (
 	"sync/atomic"
 
+	"vmfr/agent/latency"
 	"vmfr/agent/tree"
 )
 
@@ -13,6 +14,7 @@ type Totals struct{ s atomic.Pointer[session] }
 type Sums struct {
 	ReadBytes, Operations, Errors uint64
 	Connections, OpenFiles        int64
+	Latency                       latency.Snapshot // see tree.Stats
 }
 
 // Read adds up; before the session serves, everything is zero.
@@ -32,8 +34,10 @@ func (t *Totals) Read() (sum Sums) {
 			}
 		}
 	}
-	for _, n := range s.disks.Tree.Stats().Errors {
+	stats := s.disks.Tree.Stats()
+	for _, n := range stats.Errors {
 		sum.Errors += n
 	}
+	sum.Latency = stats.Latency
 	return sum
 }

@@ -31,7 +31,7 @@ const module = "vmfr/"
 
 // layers from left to right.
 var layers = []layer{
-	{name: "foundation", packages: []string{"agent/ondisk", "agent/cache", "agent/mountns", "agent/confine", "api/session"}},
+	{name: "foundation", packages: []string{"agent/ondisk", "agent/cache", "agent/latency", "agent/mountns", "agent/confine", "api/session"}},
 	{name: "bytes", packages: []string{"agent/extent"}},
 	{name: "formats", packages: []string{"agent/image", "agent/probe", "agent/volume", "agent/fsys/..."}, peers: map[string][]string{
 		// The vocabulary of errors is fsys's; only a signature tells FAT from an MBR.
@@ -78,7 +78,7 @@ func isKubernetes(path string) bool {
 var behindTree = []string{"agent/image", "agent/probe", "agent/volume", "agent/engine"}
 
 // standardOnly may import the standard library and nothing else.
-var standardOnly = []string{"agent/ondisk", "agent/cache", "api/session"}
+var standardOnly = []string{"agent/ondisk", "agent/cache", "agent/latency", "api/session"}
 
 // matches tells whether a package of the module is named by pattern.
 func matches(pattern, path string) bool {
