@@ -15,7 +15,6 @@ import (
 	velerov1 "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"vmfr/api/session"
@@ -68,7 +67,7 @@ func (e *env) testAcceptance(t *testing.T) {
 	e.velero.BackupOf(t, "nightly-2", vm.Namespace)
 	stop := e.startAcceptance(t)
 	defer stop()
-	before := e.inventory(t)
+	before := e.Inventory(t)
 
 	day := func(d time.Duration) string { return time.Now().UTC().Add(d).Format(time.DateOnly) }
 	e.apply(t, fmt.Sprintf(discoveryManifest, day(-24*time.Hour), day(0)))
@@ -99,7 +98,7 @@ func (e *env) testAcceptance(t *testing.T) {
 		}
 		return nil
 	})
-	after := e.inventory(t)
+	after := e.Inventory(t)
 	e.checkGolden(t, before, after, v, names, said)
 
 	for _, kind := range []string{"virtualmachinefilerestore/recover", "virtualmachinebackupsdiscovery/web-backups"} {
@@ -108,11 +107,11 @@ func (e *env) testAcceptance(t *testing.T) {
 		}
 	}
 	cluster.Await(t, waitLimit, func() error {
-		now := e.inventory(t)
-		if left := added(before, now); len(left) > 0 {
+		now := e.Inventory(t)
+		if left := cluster.Added(before, now); len(left) > 0 {
 			return fmt.Errorf("left behind:\n%s", strings.Join(left, "\n"))
 		}
-		if gone := added(now, before); len(gone) > 0 {
+		if gone := cluster.Added(now, before); len(gone) > 0 {
 			return fmt.Errorf("deleted although it was there before:\n%s", strings.Join(gone, "\n"))
 		}
 		return nil
@@ -336,14 +335,14 @@ var ours = []string{"ConfigMap", "Deployment", "Namespace", "NetworkPolicy", "Re
 
 // checkGolden compares the objects with those that were reviewed: all by name; in full those of the
 // session and of its first backup, of which the second one's are copies, and the restore's status.
-func (e *env) checkGolden(t *testing.T, before, after map[string]*unstructured.Unstructured, v *v1alpha1.VirtualMachineFileRestore, names plan.Names, said *session.Report) {
+func (e *env) checkGolden(t *testing.T, before, after cluster.Inventory, v *v1alpha1.VirtualMachineFileRestore, names plan.Names, said *session.Report) {
 	t.Helper()
 	n := &normal{numbers: map[string]int{}, fixed: map[string]string{string(v.UID): "<uid of recover>", names.Suffix: "SUFFIX", said.ID: "<session id>"}}
 	for _, claim := range []string{"web-root", "web-data"} {
 		n.fixed[string(before["PersistentVolumeClaim shop/"+claim].GetUID())] = "<uid of " + claim + ">"
 	}
 	var list, full []string
-	for _, name := range added(before, after) {
+	for _, name := range cluster.Added(before, after) {
 		o := after[name]
 		if o.GetName() == "default" || o.GetName() == "kube-root-ca.crt" || o.GetKind() == "ReplicaSet" {
 			continue // made by Kubernetes for every namespace, and for every Deployment

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/base64"
 	"fmt"
 	"maps"
@@ -10,70 +9,9 @@ import (
 	"strings"
 	"testing"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/client-go/discovery"
-	"k8s.io/client-go/dynamic"
 	"sigs.k8s.io/yaml"
 )
-
-// passing are kinds that come and go whatever a file restore does.
-var passing = []string{"events", "leases", "componentstatuses", "endpoints", "endpointslices", "ipaddresses", "apiservices"}
-
-// inventory is every object of the cluster by "Kind namespace/name".
-func (e *env) inventory(t testing.TB) map[string]*unstructured.Unstructured {
-	t.Helper()
-	d, err := discovery.NewDiscoveryClientForConfig(e.Config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	lists, err := d.ServerPreferredResources()
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := dynamic.NewForConfig(e.Config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	all := map[string]*unstructured.Unstructured{}
-	for _, l := range lists {
-		gv, err := schema.ParseGroupVersion(l.GroupVersion)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, r := range l.APIResources {
-			if !slices.Contains(r.Verbs, "list") || slices.Contains(passing, r.Name) {
-				continue
-			}
-			list, err := c.Resource(gv.WithResource(r.Name)).List(context.Background(), metav1.ListOptions{})
-			if apierrors.IsNotFound(err) || apierrors.IsMethodNotSupported(err) {
-				continue
-			}
-			if err != nil {
-				t.Fatalf("%s: %v", r.Name, err)
-			}
-			for i := range list.Items {
-				o := &list.Items[i]
-				all[strings.TrimSpace(o.GetKind()+" "+strings.TrimPrefix(o.GetNamespace()+"/"+o.GetName(), "/"))] = o
-			}
-		}
-	}
-	return all
-}
-
-// added are the names in after that are not in before, sorted.
-func added(before, after map[string]*unstructured.Unstructured) []string {
-	var out []string
-	for name := range after {
-		if before[name] == nil {
-			out = append(out, name)
-		}
-	}
-	slices.Sort(out)
-	return out
-}
 
 // normal replaces what differs from run to run by names that tell what it is.
 type normal struct {
