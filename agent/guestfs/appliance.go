@@ -11,6 +11,7 @@ import (
 
 	"vmfr/agent/cache"
 	"vmfr/agent/engine"
+	"vmfr/agent/guestfs/sandbox"
 	"vmfr/agent/guestfs/wire"
 	"vmfr/agent/volume"
 )
@@ -119,6 +120,7 @@ var stages = []struct {
 }
 
 const (
+	waitIdle     = "waiting for another backup's appliance to become idle"
 	stagePrepare = "preparing"
 	stageBoot    = "booting the appliance"
 	stageScan    = "looking for file systems"
@@ -231,7 +233,7 @@ func (a *Appliance) pause() {
 // boot starts a helper, with KVM where that works, and scans the disks.
 func (a *Appliance) boot() (_ *process, err error) {
 	o := &a.f.opts
-	a.setStage(stateWaiting, "waiting for another backup's appliance to become idle")
+	a.setStage(stateWaiting, waitIdle)
 	wait, cancel := context.WithTimeout(a.ctx, waitLimit)
 	defer cancel()
 	if err := a.f.pool.acquire(wait, a); err != nil {
@@ -245,27 +247,20 @@ func (a *Appliance) boot() (_ *process, err error) {
 	if len(a.disks) > wire.MaxDisks {
 		return nil, fmt.Errorf("libguestfs reads at most %d disks of a backup, and there are %d", wire.MaxDisks, len(a.disks))
 	}
-	if err := checkMemory(o.need(), availableMemory()); err != nil {
-		return nil, err
-	}
 	began := time.Now()
-	a.setStage(stateStarting, stagePrepare)
-	dir, err := newOwnDir(o.Dir)
-	if err != nil {
-		return nil, fmt.Errorf("libguestfs: a directory for the appliance: %w", err)
-	}
-	withKVM := a.f.kvm.use(a.ctx, dir.path)
-	p, err := a.launch(dir, withKVM)
+	withKVM := a.f.kvm.wanted()
+	p, err := a.launch(wait, &withKVM)
 	if err != nil && withKVM && a.ctx.Err() == nil {
 		o.Log.Warn("libguestfs does not start with KVM and is started without", "backup", a.name, "error", err)
-		a.f.kvm.broken()
-		if dir, err = newOwnDir(o.Dir); err == nil {
-			p, err = a.launch(dir, false)
-		}
+		a.f.kvm.set(false)
 		withKVM = false
+		p, err = a.launch(wait, &withKVM)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("libguestfs did not start: %w; `libguestfs-test-tool` tells what is wrong with its installation", err)
+		if o.Lend == nil {
+			err = fmt.Errorf("%w; `libguestfs-test-tool` tells what is wrong with its installation", err)
+		}
+		return nil, fmt.Errorf("libguestfs did not start: %w", err)
 	}
 	booted := time.Now()
 	if err := a.scan(p); err != nil {
@@ -277,27 +272,84 @@ func (a *Appliance) boot() (_ *process, err error) {
 	return p, nil
 }
 
-// launch starts a helper in dir, which it removes if that fails.
-func (a *Appliance) launch(dir *ownDir, withKVM bool) (*process, error) {
-	p, err := startProcess(&a.f.opts, dir, a.disks)
-	if err != nil {
-		_ = dir.remove()
+// obtain starts a helper, or asks for one.
+func (a *Appliance) obtain(ctx context.Context) (*child, error) {
+	o := &a.f.opts
+	if o.Lend != nil {
+		h, err := o.Lend(ctx, a.name, len(a.disks), func(what string) { a.setStage(stateWaiting, what) })
+		if err != nil {
+			return nil, err
+		}
+		a.setStage(stateStarting, stagePrepare)
+		return borrow(h, len(a.disks))
+	}
+	if err := sandbox.CheckMemory(o.need(), sandbox.AvailableMemory()); err != nil {
 		return nil, err
+	}
+	a.setStage(stateStarting, stagePrepare)
+	dir, err := newOwnDir(o.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("a directory for the appliance: %w", err)
+	}
+	return startChild(o, dir, a.disks)
+}
+
+// launch boots an appliance in a new helper. Where KVM is wanted and nobody knows yet whether
+// it works, the helper is asked first.
+func (a *Appliance) launch(wait context.Context, withKVM *bool) (_ *process, err error) {
+	c, err := a.obtain(wait)
+	if err != nil {
+		return nil, err
+	}
+	p := run(c, a.f.opts.limit, a.disks)
+	defer func() {
+		if err != nil {
+			p.kill(err)
+			<-p.done
+		}
+	}()
+	if *withKVM && !a.f.kvm.known() {
+		err := p.do(a.ctx, &wire.Request{Op: wire.Probe}, func(r *wire.Reply, _ []byte) error {
+			*withKVM = r.KVM
+			a.f.kvm.set(r.KVM)
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
 	}
 	a.setStage(stateStarting, stageBoot)
-	r := &wire.Request{Op: wire.Start, KVM: withKVM}
-	for i := range a.disks {
-		r.Disks = append(r.Disks, diskSocket(i))
-	}
+	r := &wire.Request{Op: wire.Start, KVM: *withKVM, Disks: len(a.disks)}
 	if len(a.f.opts.Keys) > 0 {
-		r.Memory = unlockMemory
+		r.Memory = sandbox.UnlockMemory
 	}
-	if err := p.do(a.ctx, r, nil); err != nil {
-		p.kill(err)
-		<-p.done
-		return nil, err
-	}
-	return p, nil
+	return p, p.do(a.ctx, r, nil)
+}
+
+// kvm is what is known of KVM, which is not tried again where an appliance did not start with it.
+type kvm struct {
+	mu     sync.Mutex
+	probed bool
+	works  bool
+}
+
+func (k *kvm) known() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.probed
+}
+
+// wanted tells whether the next appliance should use KVM, as far as is known.
+func (k *kvm) wanted() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.works || !k.probed
+}
+
+func (k *kvm) set(works bool) {
+	k.mu.Lock()
+	k.probed, k.works = true, works
+	k.mu.Unlock()
 }
 
 // watch ends the appliance when nobody used it for long, and notices when it ends by itself.

@@ -109,7 +109,7 @@ func testKilled(t *testing.T, f *Fallback, a *Appliance, fs fsys.FS) {
 	}
 	p := running(t, a)
 	// The helper is the first process of its namespace, so qemu is one of its descendants.
-	qemus := descendants(t, p.cmd.Process.Pid, "qemu")
+	qemus := descendants(t, p.pid, "qemu")
 	if len(qemus) == 0 {
 		t.Fatal("there is no qemu below the helper")
 	}
@@ -138,8 +138,8 @@ func testKilled(t *testing.T, f *Fallback, a *Appliance, fs fsys.FS) {
 		t.Fatalf("after another start: %+v, %v", at, err)
 	}
 	p = running(t, a)
-	qemus = descendants(t, p.cmd.Process.Pid, "qemu")
-	if err := p.cmd.Process.Kill(); err != nil {
+	qemus = descendants(t, p.pid, "qemu")
+	if err := unix.Kill(p.pid, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	<-p.done

@@ -28,7 +28,6 @@ func withFake(t *testing.T, kind string) *Appliance {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.kvm.once.Do(func() {}) // not what is tested
 	a := f.Backup("nightly", []volume.Disk{{Name: "disk", Reader: extent.Zeros(1 << 20)}}).(*Appliance)
 	t.Cleanup(func() {
 		if err := a.Close(); err != nil {
@@ -184,7 +183,6 @@ func own(dir string) {
 	if err != nil {
 		panic(err)
 	}
-	f.kvm.once.Do(func() {})
 	a := f.Backup("nightly", []volume.Disk{{Name: "disk", Reader: extent.Zeros(1 << 20)}}).(*Appliance)
 	go func() { _, _ = a.Filesystems(context.Background()) }()
 	for a.Status().Stage != stageBoot {

@@ -7,9 +7,10 @@
 //	  extent.Reader <- nbd on a unix socket <---------- qemu <- its block device
 //
 // This package is the worker's half and needs neither cgo nor the library. The helper (package
-// helper) is this program again, as `vmfr-agent appliance`, built with the tag guestfs; Available
-// tells whether it is. There is one helper for each backup, started at first use, stopped when
-// nobody used it for a while, and started again when somebody does.
+// helper) is vmfr-agent, built with the tag guestfs, as `vmfr-agent appliance`: a child of this
+// process, which Available tells whether it can be, or one that Options.Lend asks somebody else
+// for. There is one helper for each backup, started at first use, stopped when nobody used it for
+// a while, and started again when somebody does.
 //
 // What the appliance says is not trusted: lengths, names, types and counts are checked, every
 // request has a time limit, and a helper that keeps to neither is killed; what was asked then
@@ -21,14 +22,17 @@ package guestfs
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"time"
 
 	"vmfr/agent/engine"
+	"vmfr/agent/guestfs/sandbox"
 	"vmfr/agent/guestfs/wire"
 	"vmfr/agent/volume"
 )
@@ -71,6 +75,15 @@ type Options struct {
 	Max      int           // appliances at a time; 0: by memory, at most 4
 	Log      *slog.Logger  // nil: nothing is logged
 
+	// Lend asks another process for a helper for a backup of so many disks; nil: helpers are
+	// children of this process. It says what it waits for, waits as long as it has to, within
+	// ctx, and is called for one backup at a time. Command, Dir, CacheDir and Max are of no use then.
+	Lend func(ctx context.Context, backup string, disks int, waiting func(string)) (*Helper, error)
+	// KeySource is where keys come from, for people; empty: --key-file.
+	KeySource string
+	// BadKeys tell why some of the keys that were given are not among Keys.
+	BadKeys []error
+
 	limit func(*wire.Request) time.Duration // of tests; nil: limitOf
 }
 
@@ -85,6 +98,23 @@ var _ engine.Fallback = (*Fallback)(nil)
 
 // New returns the engine and starts nothing. Errors: ErrUnavailable, or a wrong option.
 func New(o Options) (*Fallback, error) {
+	if o.KeySource == "" {
+		o.KeySource = "--key-file"
+	}
+	if o.Idle <= 0 {
+		o.Idle = DefaultIdle
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	for _, k := range o.Keys {
+		if err := k.Check(); err != nil {
+			return nil, err
+		}
+	}
+	if o.Lend != nil {
+		return &Fallback{opts: o, pool: newPool(math.MaxInt)}, nil
+	}
 	if o.Command == nil {
 		if !Available() {
 			return nil, ErrUnavailable
@@ -93,12 +123,7 @@ func New(o Options) (*Fallback, error) {
 		if err != nil {
 			return nil, fmt.Errorf("libguestfs: %w", err)
 		}
-		o.Command = []string{self, "appliance"}
-	}
-	for _, k := range o.Keys {
-		if err := k.Check(); err != nil {
-			return nil, err
-		}
+		o.Command = []string{self, sandbox.Argument}
 	}
 	if o.Dir == "" {
 		o.Dir = os.TempDir()
@@ -113,17 +138,14 @@ func New(o Options) (*Fallback, error) {
 	if o.CacheDir, err = filepath.Abs(o.CacheDir); err != nil {
 		return nil, err
 	}
-	if o.Idle <= 0 {
-		o.Idle = DefaultIdle
-	}
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
 	if o.Max <= 0 {
-		o.Max = appliancesFor(o.need(), availableMemory())
+		o.Max = sandbox.AppliancesFor(o.need(), sandbox.AvailableMemory())
 	}
 	return &Fallback{opts: o, pool: newPool(o.Max)}, nil
 }
+
+// need is what one appliance takes, in bytes.
+func (o *Options) need() int64 { return sandbox.Need(len(o.Keys) > 0) }
 
 // defaultCache is libguestfs' own place for root. Another user's appliance there would be
 // refused by libguestfs in the helper's user namespace, so users have theirs in their home.
@@ -149,3 +171,6 @@ func (f *Fallback) Name() string { return Name }
 func (f *Fallback) Backup(name string, disks []volume.Disk) engine.Appliance {
 	return newAppliance(f, name, disks)
 }
+
+// Spare stops the appliances that nobody uses right now, because others wait for their place.
+func (f *Fallback) Spare() { f.pool.spare() }

@@ -48,6 +48,7 @@ func fake(kind string) {
 		reply := wire.Reply{ID: r.ID}
 		var payload []byte
 		switch r.Op {
+		case wire.Probe: // no KVM
 		case wire.Start:
 			switch kind {
 			case "hang":

@@ -6,18 +6,11 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"vmfr/agent/guestfs/nbd"
-	"vmfr/agent/guestfs/sandbox"
 	"vmfr/agent/guestfs/wire"
 	"vmfr/agent/volume"
 )
@@ -27,8 +20,9 @@ import (
 const (
 	startLimit = 5 * time.Minute  // with the making of the appliance, without KVM, on a busy machine
 	kvmLimit   = 90 * time.Second // with KVM a start takes a few seconds; then it is tried without
-	scanLimit  = 5 * time.Minute  // key derivation without KVM takes tens of seconds for each key
-	mountLimit = 5 * time.Minute  // a large log is replayed
+	scanLimit  = 5 * time.Minute
+	keyLimit   = time.Minute     // key derivation without KVM takes tens of seconds for each key
+	mountLimit = 5 * time.Minute // a large log is replayed
 	readLimit  = time.Minute
 	exitLimit  = 2 * time.Second // between the end of the socket and SIGKILL
 )
@@ -41,7 +35,7 @@ func limitOf(r *wire.Request) time.Duration {
 		}
 		return startLimit
 	case wire.Scan:
-		return scanLimit
+		return scanLimit + time.Duration(len(r.Keys))*keyLimit
 	case wire.Mount:
 		return mountLimit
 	}
@@ -51,16 +45,12 @@ func limitOf(r *wire.Request) time.Duration {
 // errGone is a request's error where the helper ended, or was ended, before the reply.
 var errGone = errors.New("the libguestfs appliance has ended")
 
-// process is a running helper with its directory and the disks that it is served.
+// process is a running helper with the disks that it is served.
 type process struct {
-	cmd   *exec.Cmd
-	dir   *ownDir
+	child
 	conn  *wire.Conn
-	sock  *os.File
-	log   *tail
 	done  chan struct{} // closed when all of it has ended and nothing is left
 	read  chan struct{} // closed when no more replies are received
-	own   bool          // it has namespaces of its own
 	limit func(*wire.Request) time.Duration
 	stop  sync.Once
 
@@ -89,132 +79,34 @@ type frame struct {
 // maxReplies is how many replies of one request may wait to be read.
 const maxReplies = 4
 
-// startProcess starts the helper and serves it the disks. kill ends it.
-func startProcess(o *Options, dir *ownDir, disks []volume.Disk) (_ *process, err error) {
-	p := &process{dir: dir, done: make(chan struct{}), read: make(chan struct{}), mounts: map[int]mountResult{}, calls: map[uint64]*call{}, log: &tail{}, limit: limitOf}
-	if o.limit != nil {
-		p.limit = o.limit
-	}
-	var servers []net.Listener
-	defer func() {
-		if err != nil {
-			for _, l := range servers {
-				_ = l.Close()
-			}
-			if p.sock != nil {
-				_ = p.sock.Close()
-			}
-		}
-	}()
-	for i := range disks {
-		l, err := net.Listen("unix", filepath.Join(dir.path, diskSocket(i)))
-		if err != nil {
-			return nil, fmt.Errorf("a socket for disk %q: %w; if its path is too long, set TMPDIR to a shorter one", disks[i].Name, err)
-		}
-		servers = append(servers, l)
-	}
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
-	}
-	theirs := os.NewFile(uintptr(pair[1]), "helper")
-	defer theirs.Close()
-	if err := unix.SetNonblock(pair[0], true); err != nil {
-		_ = unix.Close(pair[0])
-		return nil, err
-	}
-	p.sock = os.NewFile(uintptr(pair[0]), "helper")
-	p.conn = wire.NewConn(p.sock)
-	if err := p.spawn(o, theirs); err != nil {
-		return nil, fmt.Errorf("starting the libguestfs helper: %w", err)
+// child is a helper process as it was started, whoever did that.
+type child struct {
+	sock  *os.File       // our end of its connection
+	disks []net.Listener // where it connects to the disks, in their order
+	log   *tail
+	pid   int          // 0: another process's child
+	end   func()       // kills it and all that it started
+	wait  func() error // waits until they have ended, and tells how if not in order
+	clean func()       // removes what it left
+}
+
+// run speaks with a new helper, and serves it the disks. kill ends it.
+func run(c *child, limit func(*wire.Request) time.Duration, disks []volume.Disk) *process {
+	p := &process{child: *c, conn: wire.NewConn(c.sock), done: make(chan struct{}), read: make(chan struct{}),
+		mounts: map[int]mountResult{}, calls: map[uint64]*call{}, limit: limitOf}
+	if limit != nil {
+		p.limit = limit
 	}
 	var nbds sync.WaitGroup
-	for i, l := range servers {
-		nbds.Add(1)
-		go func() {
-			defer nbds.Done()
+	for i, l := range c.disks {
+		nbds.Go(func() {
 			_ = nbd.Serve(l, disks[i], func(off int64, err error) { p.diskFailed(disks[i].Name, off, err) })
-		}()
+		})
 	}
 	go p.receive()
 	go p.watch()
-	go p.wait(servers, &nbds)
-	return p, nil
-}
-
-func diskSocket(i int) string { return fmt.Sprintf("d%d.sock", i) }
-
-// spawn starts the program, in namespaces of its own where that is allowed.
-func (p *process) spawn(o *Options, theirs *os.File) error {
-	if err := os.MkdirAll(o.CacheDir, 0o755); err != nil {
-		return err
-	}
-	env := []string{"PATH=" + searchPath(), sandbox.EnvDir + "=" + p.dir.path, sandbox.EnvCache + "=" + o.CacheDir}
-	for _, name := range []string{"LIBGUESTFS_PATH", "LIBGUESTFS_HV", "SUPERMIN_KERNEL", "SUPERMIN_MODULES", "LIBGUESTFS_DEBUG", "LIBGUESTFS_TRACE"} {
-		if v, ok := os.LookupEnv(name); ok {
-			env = append(env, name+"="+v)
-		}
-	}
-	for _, own := range []bool{true, false} {
-		cmd := exec.Command(o.Command[0], o.Command[1:]...)
-		cmd.Env = env
-		cmd.ExtraFiles = []*os.File{theirs}
-		cmd.Stderr, cmd.Stdout = p.log, p.log
-		cmd.WaitDelay = exitLimit
-		cmd.SysProcAttr = killedWithUs()
-		if own {
-			isolate(cmd.SysProcAttr)
-			cmd.Env = append(cmd.Env, sandbox.EnvNamespaces+"=1")
-		}
-		err := startLocked(cmd, p.done)
-		if err == nil {
-			p.cmd, p.own = cmd, own
-			return nil
-		}
-		if !own || !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EACCES) {
-			return err
-		}
-		o.Log.Debug("libguestfs runs without namespaces of its own", "reason", err)
-	}
-	return nil
-}
-
-// searchPath finds qemu and what supermin needs also where a service's PATH is short.
-func searchPath() string {
-	return strings.TrimPrefix(os.Getenv("PATH")+":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", ":")
-}
-
-// killedWithUs makes a process group of its own, which dies with this process.
-func killedWithUs() *syscall.SysProcAttr {
-	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL}
-}
-
-// isolate asks for mount, process, IPC and network namespaces. In a process namespace of its
-// own the helper is the first process: when it dies, the kernel kills qemu with it. Who is not
-// root gets them in a user namespace.
-func isolate(a *syscall.SysProcAttr) {
-	a.Cloneflags = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWNET
-	if uid, gid := os.Geteuid(), os.Getegid(); uid != 0 {
-		a.Cloneflags |= unix.CLONE_NEWUSER
-		a.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: uid, Size: 1}}
-		a.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: gid, Size: 1}}
-	}
-}
-
-// startLocked starts cmd from a thread that lives until done: the signal that a child asks for
-// when its parent dies is sent when the thread that made it ends.
-func startLocked(cmd *exec.Cmd, done <-chan struct{}) error {
-	started := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			<-done
-		}
-	}()
-	return <-started
+	go p.await(&nbds)
+	return p
 }
 
 // kill ends the helper, with qemu and all. It returns at once; done tells when it is over.
@@ -230,29 +122,26 @@ func (p *process) kill(why error) {
 			select {
 			case <-p.done:
 			case <-time.After(exitLimit):
-				_ = unix.Kill(-p.cmd.Process.Pid, unix.SIGKILL)
+				p.end()
 			}
 		}()
 	})
 }
 
-// wait waits for the helper's end and removes what it left.
-func (p *process) wait(servers []net.Listener, nbds *sync.WaitGroup) {
-	err := p.cmd.Wait()
-	if !p.own { // then qemu can outlive the helper; it is in its group
-		_ = unix.Kill(-p.cmd.Process.Pid, unix.SIGKILL)
-	}
+// await waits for the helper's end and removes what it left.
+func (p *process) await(nbds *sync.WaitGroup) {
+	err := p.wait()
 	if err != nil {
 		err = fmt.Errorf("%w (%w%s)", errGone, err, p.log.last())
 	} else {
 		err = errGone
 	}
 	p.kill(err)
-	for _, l := range servers {
+	for _, l := range p.disks {
 		_ = l.Close()
 	}
 	nbds.Wait()
-	_ = p.dir.remove()
+	p.clean()
 	<-p.read // what it hands over is read until the end by whoever asked
 	p.mu.Lock()
 	for id, c := range p.calls {
@@ -282,7 +171,7 @@ func (p *process) watch() {
 		p.mu.Unlock()
 		if late {
 			p.kill(fmt.Errorf("%w: it did not answer within %v", errGone, limit))
-			_ = unix.Kill(-p.cmd.Process.Pid, unix.SIGKILL)
+			p.end()
 			return
 		}
 	}

@@ -140,9 +140,13 @@ func (a *Appliance) lockedError(f engine.Found) error {
 	case f.VG != "":
 		where = fmt.Sprintf("logical volume %s/%s", f.VG, f.LV)
 	}
-	what := "there is no key for it: give its passphrase with --key-file"
+	source := a.f.opts.KeySource
+	what := "there is no key for it: give its passphrase with " + source
 	if a.hasKey(f.Disk) {
-		what = "no key that was given opens it: check --key-file"
+		what = "no key that was given opens it: check " + source
+	}
+	for _, err := range a.f.opts.BadKeys {
+		what += "; " + err.Error()
 	}
 	return fmt.Errorf("%w: %s is encrypted (%s, UUID %s) and %s", fsys.ErrNoKey, where, f.Type, f.UUID, what)
 }

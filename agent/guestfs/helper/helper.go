@@ -3,6 +3,8 @@
 package helper
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -33,7 +35,7 @@ func Run() error {
 	if err != nil {
 		return fmt.Errorf("libguestfs: %w", err)
 	}
-	h := &helper{g: g, dir: dir, conn: wire.NewConn(f), requests: make(chan wire.Request, maxQueued)}
+	h := &helper{g: g, dir: dir, disks: cmp.Or(os.Getenv(sandbox.EnvDisks), dir), conn: wire.NewConn(f), requests: make(chan wire.Request, maxQueued)}
 	go h.receive()
 	err = h.serve()
 	if e := g.Close(); err == nil && e != nil {
@@ -47,7 +49,8 @@ const maxQueued = 64
 
 type helper struct {
 	g        *guestfs.Guestfs
-	dir      string
+	dir      string // the process's own
+	disks    string // where the disks' sockets are
 	conn     *wire.Conn
 	requests chan wire.Request
 	mapped   int // encrypted devices that were opened
@@ -88,6 +91,8 @@ func (h *helper) answer(r wire.Request) error {
 	var payload []byte
 	var err error
 	switch r.Op {
+	case wire.Probe:
+		reply.KVM = probeKVM(context.Background(), qemu(), h.dir, probeLimit) == nil
 	case wire.Start:
 		err = h.start(r)
 	case wire.Scan:
@@ -138,8 +143,8 @@ func (h *helper) describe(err error) *wire.Error {
 
 // start boots the appliance with the disks of r.
 func (h *helper) start(r wire.Request) error {
-	if len(r.Disks) == 0 || len(r.Disks) > wire.MaxDisks {
-		return fmt.Errorf("%d disks, of at most %d", len(r.Disks), wire.MaxDisks)
+	if r.Disks <= 0 || r.Disks > wire.MaxDisks {
+		return fmt.Errorf("%d disks, of at most %d", r.Disks, wire.MaxDisks)
 	}
 	steps := []func() error{
 		func() error { return h.g.Set_autosync(false) },
@@ -152,13 +157,13 @@ func (h *helper) start(r wire.Request) error {
 	if !r.KVM {
 		steps = append(steps, func() error { return h.g.Set_backend_settings([]string{"force_tcg"}) })
 	}
-	for _, d := range r.Disks {
+	for i := range r.Disks {
 		steps = append(steps, func() error {
 			return h.g.Add_drive("", &guestfs.OptargsAdd_drive{
 				Readonly_is_set: true, Readonly: true,
 				Format_is_set: true, Format: "raw",
 				Protocol_is_set: true, Protocol: "nbd",
-				Server_is_set: true, Server: []string{"unix:" + filepath.Join(h.dir, filepath.Base(d))},
+				Server_is_set: true, Server: []string{"unix:" + filepath.Join(h.disks, sandbox.DiskSocket(i))},
 			})
 		})
 	}

@@ -41,8 +41,9 @@ const (
 // Op is what a request asks for.
 type Op string
 
-// The requests. Start comes first, then Scan; every path is below a Mount.
+// The requests. Probe may come first; then Start, then Scan; every path is below a Mount.
 const (
+	Probe  Op = "probe"  // tell whether KVM works here, which takes up to some seconds
 	Start  Op = "start"  // boot the appliance
 	Scan   Op = "scan"   // unlock, assemble and list what is on the disks
 	Mount  Op = "mount"  // mount Device with Options at Path
@@ -56,7 +57,7 @@ const (
 type Request struct {
 	ID      uint64
 	Op      Op
-	Disks   []string `json:",omitempty"` // Start: sockets' names in the helper's directory
+	Disks   int      `json:",omitempty"` // Start: how many; see sandbox.DiskSocket
 	KVM     bool     `json:",omitempty"` // Start
 	Memory  int      `json:",omitempty"` // Start: the appliance's, in MiB; 0: libguestfs' default
 	Keys    []Key    `json:",omitempty"` // Scan
@@ -81,6 +82,7 @@ type Reply struct {
 	More    bool     `json:",omitempty"`
 	Err     *Error   `json:",omitempty"`
 	Lost    bool     `json:",omitempty"` // with Err: the appliance has ended, and the helper ends
+	KVM     bool     `json:",omitempty"` // Probe
 	Volumes []Volume `json:",omitempty"` // Scan
 	Mounted *Mounted `json:",omitempty"` // Mount
 	Entries []Entry  `json:",omitempty"` // ReadD, Stat, Xattrs

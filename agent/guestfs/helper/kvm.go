@@ -1,4 +1,4 @@
-package guestfs
+package helper
 
 import (
 	"context"
@@ -7,7 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -15,37 +15,6 @@ import (
 
 // probeLimit is how long the probe may take. With KVM that works it is done in half a second.
 const probeLimit = 5 * time.Second
-
-// kvm tells whether appliances use KVM. /dev/kvm that opens proves little: in a nested virtual
-// machine creating a processor, or running it, can fail or never return. So a boot sector of
-// seven bytes is run by the qemu that libguestfs runs, with the processor model that libguestfs
-// asks for. Where that works and an appliance still does not start with KVM, it is not tried
-// again (broken).
-type kvm struct {
-	once   sync.Once
-	mu     sync.Mutex
-	usable bool
-}
-
-// use tells whether the next appliance should use KVM. The first call probes, in scratch.
-func (k *kvm) use(ctx context.Context, scratch string) bool {
-	k.once.Do(func() {
-		err := probeKVM(ctx, qemu(), scratch, probeLimit)
-		k.mu.Lock()
-		k.usable = err == nil
-		k.mu.Unlock()
-	})
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.usable
-}
-
-// broken makes later appliances do without KVM.
-func (k *kvm) broken() {
-	k.mu.Lock()
-	k.usable = false
-	k.mu.Unlock()
-}
 
 // qemu is the program that libguestfs runs on this machine.
 func qemu() string {
@@ -73,8 +42,11 @@ func bootSector() []byte {
 	return sector
 }
 
-// probeKVM returns nil if a virtual machine runs. On other processors than amd64 it only opens
-// the device: there the appliance's own start is the probe.
+// probeKVM returns nil if a virtual machine runs. /dev/kvm that opens proves little: in a nested
+// virtual machine creating a processor, or running it, can fail or never return. So a boot sector
+// of seven bytes is run by the qemu that libguestfs runs, with the processor model that libguestfs
+// asks for. On other processors than amd64 the device is only opened: there the appliance's own
+// start is the probe.
 func probeKVM(ctx context.Context, qemu, scratch string, limit time.Duration) error {
 	dev, err := unix.Open("/dev/kvm", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -98,7 +70,7 @@ func runProbe(ctx context.Context, qemu, disk string, limit time.Duration, accel
 	defer cancel()
 	cmd := exec.CommandContext(ctx, qemu, append(accel, "-m", "16", "-nodefaults", "-display", "none", "-no-reboot",
 		"-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-snapshot", "-drive", "file="+disk+",format=raw,if=ide")...)
-	cmd.SysProcAttr = killedWithUs()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	cmd.WaitDelay = time.Second
 	err := cmd.Run()
 	var exit *exec.ExitError

@@ -1,51 +1,52 @@
-package guestfs
+package sandbox
 
 import (
 	"bufio"
-	"context"
 	"fmt"
 	"math"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
-	"time"
 )
 
 const (
 	// applianceBytes is what one appliance takes at its peak: qemu 720 to 810 MB resident with
 	// libguestfs' default memory, and the helper's.
 	applianceBytes = 900 << 20
-	// unlockMemory is an appliance's memory in MiB where there are keys: LUKS2 lets its key
+	// UnlockMemory is an appliance's memory in MiB where there are keys: LUKS2 lets its key
 	// derivation use 1 GiB, which the default of 1,280 MiB does not leave free. unlockBytes is
 	// what that adds.
-	unlockMemory = 2048
+	UnlockMemory = 2048
 	unlockBytes  = 1 << 30
+	// roomBytes is between what an appliance usually takes and what must never be taken: all of
+	// the virtual machine's memory as the page cache of a guest that is read much, translated
+	// code, and tmpSize.
+	roomBytes = 1200 << 20
 	// maxAuto bounds how many appliances are run without being told to.
 	maxAuto = 4
-	// evictAfter is how long an appliance must have been unused before it is stopped for
-	// another backup's.
-	evictAfter = 2 * time.Second
 )
 
-// need is what one appliance takes, in bytes.
-func (o *Options) need() int64 {
-	if len(o.Keys) > 0 {
+// Need is what one appliance takes, in bytes; keys tells whether it may have to open something.
+func Need(keys bool) int64 {
+	if keys {
 		return applianceBytes + unlockBytes
 	}
 	return applianceBytes
 }
 
-// appliancesFor is how many appliances may run at a time that need so many bytes each: in half
+// Limit is what the kernel should let one appliance take, in bytes.
+func Limit(keys bool) int64 { return Need(keys) + roomBytes }
+
+// AppliancesFor is how many appliances may run at a time that need so many bytes each: in half
 // of the free memory, at least one.
-func appliancesFor(need, free int64) int {
+func AppliancesFor(need, free int64) int {
 	return int(max(1, min(maxAuto, free/2/need)))
 }
 
-// availableMemory is what can be used without swapping, in bytes: the kernel's estimate, or
+// AvailableMemory is what can be used without swapping, in bytes: the kernel's estimate, or
 // what the cgroup of this process leaves, whichever is less. Unknown is much.
-func availableMemory() int64 {
+func AvailableMemory() int64 {
 	return min(memAvailable("/proc/meminfo"), cgroupLeft("/proc/self/cgroup", "/sys/fs/cgroup"))
 }
 
@@ -124,58 +125,11 @@ func inactive(path string) int64 {
 	return 0
 }
 
-// checkMemory refuses to start what would be killed for lack of memory.
-func checkMemory(need, free int64) error {
+// CheckMemory refuses to start what would be killed for lack of memory.
+func CheckMemory(need, free int64) error {
 	if free < need {
 		return fmt.Errorf("libguestfs needs about %d MiB of memory and %d MiB are free; free memory, raise the memory limit, or read fewer backups at a time",
 			need>>20, free>>20)
 	}
 	return nil
-}
-
-// pool bounds how many appliances run at a time. Where all places are taken, the one that has
-// been unused for longest gives its place away; while all are in use, others wait.
-type pool struct {
-	mu      sync.Mutex
-	max     int
-	running map[*Appliance]struct{}
-}
-
-func newPool(n int) *pool { return &pool{max: n, running: map[*Appliance]struct{}{}} }
-
-// waitStep is how often a waiting appliance looks for a place.
-const waitStep = 250 * time.Millisecond
-
-// acquire takes a place for a, waiting for one until ctx ends.
-func (p *pool) acquire(ctx context.Context, a *Appliance) error {
-	for {
-		p.mu.Lock()
-		if len(p.running) < p.max {
-			p.running[a] = struct{}{}
-			p.mu.Unlock()
-			return nil
-		}
-		var victim *Appliance
-		var longest time.Duration
-		for other := range p.running {
-			if d, ok := other.unused(); ok && d >= evictAfter && d > longest {
-				victim, longest = other, d
-			}
-		}
-		p.mu.Unlock()
-		if victim != nil && victim.stopUnused(evictAfter) {
-			continue
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("libguestfs: %w while waiting for one of the %d other backups' appliances to become idle; see --max-appliances", context.Cause(ctx), p.max)
-		case <-time.After(waitStep):
-		}
-	}
-}
-
-func (p *pool) release(a *Appliance) {
-	p.mu.Lock()
-	delete(p.running, a)
-	p.mu.Unlock()
 }
