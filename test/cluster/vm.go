@@ -19,6 +19,7 @@ const PVCUIDLabel = "velero.kubevirt.io/pvc-uid"
 type VM struct {
 	Namespace, Name string
 	Disks           []Disk
+	Unbound         bool // do not wait for the claims' volumes
 }
 
 // Disk is a disk of a VM on a PersistentVolumeClaim.
@@ -29,6 +30,7 @@ type Disk struct {
 	Filesystem bool   // the claim's volume mode is Filesystem, not Block
 	Size       string // default 1Gi
 	Late       bool   // of StorageClassLate: a restored claim waits for a Pod
+	Class      string // the StorageClass of another storage
 	// Unlabelled: the claim lacks PVCUIDLabel in backups, as with plugins up to v0.8.
 	Unlabelled bool
 }
@@ -45,7 +47,8 @@ func (cp ControlPlane) CreateNamespace(t testing.TB, name string, labels ...stri
 }
 
 // CreateVM creates a VirtualMachine, with its namespace where that is missing, and returns the
-// claims of its disks in their order, bound. It needs StartStorage or StartVelero.
+// claims of its disks in their order, bound. It needs StartStorage or StartVelero, or classes of
+// another storage.
 //
 // The newest KubeVirt plugin that can be built here, v0.8.0, does not label claims by their UID.
 // So the claims themselves carry the label; the backup is then the same as by a newer plugin.
@@ -86,6 +89,9 @@ func (cp ControlPlane) CreateVM(t testing.TB, vm VM) []corev1.PersistentVolumeCl
 	}}
 	create(t, c, machine)
 	for i := range claims {
+		if vm.Unbound {
+			break
+		}
 		Await(t, endLimit, func() error {
 			if err := c.Get(context.Background(), client.ObjectKeyFromObject(&claims[i]), &claims[i]); err != nil {
 				return err
@@ -114,6 +120,9 @@ func createClaim(t testing.TB, c client.Client, vm VM, d Disk) *corev1.Persisten
 	if d.Late {
 		class = StorageClassLate
 		claim.Annotations = map[string]string{selectedNode: "node"}
+	}
+	if d.Class != "" {
+		class = d.Class
 	}
 	claim.Spec = corev1.PersistentVolumeClaimSpec{
 		StorageClassName: &class, VolumeMode: &mode, AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
