@@ -119,7 +119,8 @@ func TestMessages(t *testing.T) {
 	for _, m := range []*Message{
 		{Update: &Update{Credentials{Password: []byte("x"), DiskKeys: map[string][]byte{"a": {0, 1}}}}}, {Closing: &Closing{}},
 		{Accepted: &Accepted{ID: "id"}}, {Refused: &Refused{Reason: "why"}}, {Closed: &Closed{}}, {Run: &Run{}}, {Drain: &Drain{}},
-		{Stats: &Stats{ReadBytes: 1 << 63}}, {Report: json.RawMessage(`{"a":1}`)}, {Configure: &Configure{Session: json.RawMessage("{}")}},
+		{Stats: &Stats{ReadBytes: 1 << 63}}, {Appliance: &Appliance{Backup: "nightly", Disks: 3}}, {Helper: &Helper{Backup: "nightly", Waiting: "why"}},
+		{Helper: &Helper{Backup: "nightly", Error: "why"}}, {Spare: &Spare{}}, {Report: json.RawMessage(`{"a":1}`)}, {Configure: &Configure{Session: json.RawMessage("{}")}},
 	} {
 		if err := other.Send(m, patience); err != nil {
 			t.Fatal(err)
@@ -168,6 +169,11 @@ func TestRefused(t *testing.T) {
 		"an odd format":      {frame(1, `{"part":{"backup":"a","disks":[{"format":"vmdk"}]}}`), 1, "neither raw nor qcow2"},
 		"a long text":        {frame(0, `{"refused":{"reason":"`+strings.Repeat("x", MaxText+1)+`"}}`), 0, "a text of"},
 		"a long report":      {frame(0, `{"report":"`+strings.Repeat("x", api.MaxReportBytes)+`"}`), 0, "a report of"},
+		"too many for one":   {frame(0, `{"appliance":{"backup":"a","disks":65}}`), 0, "65 disks, not 1"},
+		"for no backup":      {frame(0, `{"appliance":{"disks":1}}`), 0, "a backup's name of 0"},
+		"a bare helper":      {frame(0, `{"helper":{"backup":"a"}}`), 0, "3 were announced"},
+		"a helper with more": {frame(1, `{"helper":{"backup":"a","error":"x"}}`), 1, "0 were announced"},
+		"a helper of two":    {frame(0, `{"helper":{"backup":"a","error":"x","waiting":"y"}}`), 0, "an answer that is two"},
 		"no token":           {frame(1, strings.Replace(string(valid), `"token":"token"`, `"token":""`, 1)), 1, "a token of"},
 		"a short key":        {frame(1, strings.Replace(string(valid), "AAAA", "", 1)), 1, "a join key of"},
 	} {

@@ -48,16 +48,21 @@ type Message struct {
 	Part      *Part      `json:"part,omitempty"`
 	Run       *Run       `json:"run,omitempty"`
 	Drain     *Drain     `json:"drain,omitempty"`
-	Ping      *Ping      `json:"ping,omitempty"`
+
+	// Supervisor to worker, once it runs.
+	Ping   *Ping   `json:"ping,omitempty"`
+	Helper *Helper `json:"helper,omitempty"`
+	Spare  *Spare  `json:"spare,omitempty"`
 
 	// Worker to supervisor.
-	Stats *Stats `json:"stats,omitempty"`
-	Pong  *Pong  `json:"pong,omitempty"`
+	Stats     *Stats     `json:"stats,omitempty"`
+	Appliance *Appliance `json:"appliance,omitempty"`
+	Pong      *Pong      `json:"pong,omitempty"`
 
 	// Worker to supervisor to holder: a Report as JSON.
 	Report json.RawMessage `json:"report,omitempty"`
 
-	// Files come with Hello, Configure and Part, in the order that these tell.
+	// Files come with Hello, Configure, Part and Helper, in the order that these tell.
 	Files []*os.File `json:"-"`
 }
 
@@ -182,6 +187,8 @@ type Configure struct {
 	Rsync bool `json:"rsync,omitempty"`
 	// Audit tells that the last file, after those, is a pipe for lines of package audit.
 	Audit bool `json:"audit,omitempty"`
+	// NoAppliance is why no Appliance can be had, and what to do; empty: it can be asked for.
+	NoAppliance string `json:"noAppliance,omitempty"`
 }
 
 // Run tells the worker that it has everything.
@@ -227,7 +234,8 @@ func protocolf(format string, args ...any) error {
 func (m *Message) validate(n int) error {
 	set, want := 0, 0
 	for _, is := range [...]bool{m.Hello != nil, m.Update != nil, m.Closing != nil, m.Accepted != nil, m.Refused != nil, m.Closed != nil,
-		m.Configure != nil, m.Part != nil, m.Run != nil, m.Drain != nil, m.Ping != nil, m.Stats != nil, m.Pong != nil, m.Report != nil} {
+		m.Configure != nil, m.Part != nil, m.Run != nil, m.Drain != nil, m.Ping != nil, m.Stats != nil, m.Pong != nil, m.Report != nil,
+		m.Appliance != nil, m.Helper != nil, m.Spare != nil} {
 		if is {
 			set++
 		}
@@ -245,6 +253,10 @@ func (m *Message) validate(n int) error {
 		want, err = m.Configure.validate()
 	case m.Part != nil:
 		want, err = m.Part.validate()
+	case m.Appliance != nil:
+		err = m.Appliance.validate()
+	case m.Helper != nil:
+		want, err = m.Helper.validate()
 	case m.Accepted != nil:
 		err = checkText(m.Accepted.ID)
 	case m.Refused != nil:
@@ -315,7 +327,7 @@ func (c *Configure) validate() (files int, err error) {
 	if c.Audit {
 		files++
 	}
-	return files, c.Credentials.validate()
+	return files, errors.Join(checkText(c.NoAppliance), c.Credentials.validate())
 }
 
 func (c *Credentials) validate() error {
