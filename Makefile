@@ -49,6 +49,14 @@ manifests: ## generate deep copies, deploy/crds, docs/crds.md, the admission pol
 cluster-programs: ## build the Kubernetes programs that tests run into the user's cache (minutes, once)
 	@go run ./test/cluster/build
 
+.PHONY: cluster
+cluster: cluster-programs ## start a Kubernetes node on this machine and tell how to use it (root; see docs/development.md)
+	@go run ./test/cluster/node/nodectl up
+
+.PHONY: cluster-down
+cluster-down: ## end that node and remove all that is left of it
+	@go run ./test/cluster/node/nodectl down
+
 .PHONY: check
 check: lint unit ## quick: lint, vet and unit tests
 

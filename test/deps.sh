@@ -4,7 +4,8 @@ set -euo pipefail
 test_packages=(attr acl curl debootstrap e2fsprogs etcd-server fdisk fuse3 gcc libc6-dev gdisk openssl libcap2-bin mount openssh-client openssh-server lftp rclone python3-paramiko ssh-audit procps
   b3sum cadaver chromium davfs2 libarchive-tools patch testssl.sh unzip python3
   dosfstools mtools ntfs-3g lvm2 btrfs-progs cryptsetup-bin exfatprogs f2fs-tools squashfs-tools qemu-utils rsync sshfs util-linux xfsprogs
-  golang-guestfs-dev libguestfs-dev libguestfs-tools linux-image-cloud-amd64 mdadm qemu-system-x86 supermin zstd)
+  golang-guestfs-dev libguestfs-dev libguestfs-tools linux-image-cloud-amd64 mdadm qemu-system-x86 supermin zstd
+  busybox-static containerd containernetworking-plugins iproute2 iptables nftables runc)
 bench_packages=("${test_packages[@]}" nginx)
 case "${1:-}" in
   test) want=("${test_packages[@]}") ;;

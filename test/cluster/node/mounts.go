@@ -1,0 +1,125 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// tunables are kernel settings of the whole machine that kubelet would set, with the values that it
+// wants. It sees files with these values in their place: among them is one that reboots a machine
+// after an oops.
+var tunables = map[string]string{
+	"kernel/keys/root_maxbytes": "25000000",
+	"kernel/keys/root_maxkeys":  "1000000",
+	"kernel/panic":              "10",
+	"kernel/panic_on_oops":      "1",
+	"vm/overcommit_memory":      "1",
+	"vm/panic_on_oom":           "0",
+}
+
+// prepareMounts changes what is mounted in this process's own mount namespace to what a node is to
+// see: itself in /proc, its own /run, /var/lib and /var/log, and none of the machine's loop and FUSE
+// mounts, which it would keep busy.
+func prepareMounts(dir string) error {
+	if err := mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return err
+	}
+	if err := leaveOthers(dir); err != nil {
+		return err
+	}
+	if err := mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return err
+	}
+	if err := mount("run", "/run", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755"); err != nil {
+		return err
+	}
+	for _, own := range []string{"/var/lib", "/var/log"} {
+		if err := mount(filepath.Join(dir, own), own, "", unix.MS_BIND, ""); err != nil {
+			return err
+		}
+	}
+	for name, value := range tunables {
+		at := filepath.Join("/proc/sys", name)
+		if _, err := os.Stat(at); errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		file := filepath.Join("/run/tunables", name)
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(file, []byte(value+"\n"), 0o644); err != nil {
+			return err
+		}
+		if err := mount(file, at, "", unix.MS_BIND, ""); err != nil {
+			return err
+		}
+	}
+	// Volumes of Pods may ask for propagation to the node and back.
+	return mount("", "/", "", unix.MS_REC|unix.MS_SHARED, "")
+}
+
+func mount(source, target, fstype string, flags uintptr, options string) error {
+	if err := unix.Mount(source, target, fstype, flags, options); err != nil {
+		return fmt.Errorf("mount %s: %w", target, err)
+	}
+	return nil
+}
+
+// leaveOthers unmounts, for this namespace, file systems of loop devices and of FUSE except those
+// that hold the node's directory: whoever mounted them waits for their end.
+func leaveOthers(dir string) error {
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(b)) {
+		// 36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue
+		f := strings.Fields(line)
+		if len(f) < 10 {
+			continue
+		}
+		at := unescape(f[4])
+		const loopMajor = "7:"
+		_, after, _ := strings.Cut(line, " - ")
+		if !strings.HasPrefix(f[2], loopMajor) && !strings.HasPrefix(after, "fuse") {
+			continue
+		}
+		if strings.HasPrefix(dir+"/", strings.TrimSuffix(at, "/")+"/") {
+			continue
+		}
+		// EINVAL: it was below another that has gone.
+		if err := unix.Unmount(at, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("unmount %s: %w", at, err)
+		}
+	}
+	return nil
+}
+
+// unescape undoes proc_pid_mountinfo(5)'s octal escapes.
+func unescape(path string) string {
+	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(path)
+}
+
+// overlayWorks tells whether containers' roots can be overlays in dir; an overlay or a network file
+// system cannot hold one.
+func overlayWorks(dir string) error {
+	at := filepath.Join(dir, "tmp", "overlay")
+	var paths []any
+	for _, d := range []string{"lower", "upper", "work", "merged"} {
+		path := filepath.Join(at, d)
+		if err := os.MkdirAll(path, 0o755); err != nil {
+			return err
+		}
+		paths = append(paths, path)
+	}
+	merged := paths[3].(string)
+	if err := mount("overlay", merged, "overlay", 0, fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", paths[:3]...)); err != nil {
+		return err
+	}
+	return errors.Join(unix.Unmount(merged, 0), os.RemoveAll(at))
+}
