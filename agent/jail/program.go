@@ -38,19 +38,34 @@ func openProgram(path string) (p program, err error) {
 	if err := p.open(path, p.name); err != nil {
 		return p, err
 	}
-	interp, err := interpreter(path)
-	if err != nil || interp == "" {
+	loader, libraries, err := Libraries(path)
+	if err != nil || loader == "" {
 		return p, err
 	}
-	p.loader = filepath.Base(interp)
-	if err := p.open(interp, p.loader); err != nil {
+	p.loader = filepath.Base(loader)
+	if err := p.open(loader, p.loader); err != nil {
 		return p, err
 	}
-	cmd := exec.Command(interp, "--list", path)
+	for _, file := range libraries {
+		if err := p.open(file, filepath.Base(file)); err != nil {
+			return p, err
+		}
+	}
+	return p, nil
+}
+
+// Libraries returns the paths of the dynamic loader that an ELF program names, empty for a static
+// one, and of the libraries that this loader finds for it, each by the name that it is asked for.
+func Libraries(path string) (loader string, libraries []string, err error) {
+	loader, err = interpreter(path)
+	if err != nil || loader == "" {
+		return loader, nil, err
+	}
+	cmd := exec.Command(loader, "--list", path)
 	cmd.Env = []string{"LC_ALL=C"}
 	out, err := cmd.Output()
 	if err != nil {
-		return p, fmt.Errorf("the libraries of %s: %w", path, err)
+		return "", nil, fmt.Errorf("the libraries of %s: %w", path, err)
 	}
 	for line := range strings.Lines(string(out)) {
 		// "libz.so.1 => /lib/x86_64-linux-gnu/libz.so.1 (0x...)"; the loader and the vDSO have no "=>".
@@ -60,16 +75,14 @@ func openProgram(path string) (p program, err error) {
 		}
 		file, _, _ := strings.Cut(rest, " (")
 		if !filepath.IsAbs(file) {
-			return p, fmt.Errorf("the library %s of %s is missing", name, path)
+			return "", nil, fmt.Errorf("the library %s of %s is missing", name, path)
 		}
-		if name = filepath.Base(name); name == p.loader {
+		if name = filepath.Base(name); name == filepath.Base(loader) {
 			continue // musl's is a library as well
 		}
-		if err := p.open(file, name); err != nil {
-			return p, err
-		}
+		libraries = append(libraries, filepath.Join(filepath.Dir(file), name))
 	}
-	return p, nil
+	return loader, libraries, nil
 }
 
 // interpreter is the dynamic loader that an ELF program names; empty for a static one.
