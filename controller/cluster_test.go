@@ -51,6 +51,8 @@ func TestCluster(t *testing.T) {
 	if t.Failed() {
 		return
 	}
+	t.Run("OpenShift", e.testOpenShift)
+	t.Run("agent", e.testAgent)
 	e.kubeconfig = e.tokenOf(t, "vmfr-system", "vmfr-controller")
 	t.Run("roles", e.testRoles)
 	t.Run("references", e.testReferences)
@@ -93,18 +95,6 @@ func (e *env) testManifests(t *testing.T) {
 	out, err := e.Kubectl("", "apply", "--server-side", "--dry-run=server", "-f", "../deploy/install.yaml")
 	if err != nil || strings.Contains(strings.ToLower(out), "warning") {
 		t.Errorf("a dry run: %v\n%s", err, out)
-	}
-	shift, err := e.Kubectl("", "kustomize", "../deploy/overlays/openshift")
-	if err != nil {
-		t.Fatalf("%v\n%s", err, shift)
-	}
-	e.CreateNamespace(t, "openshift-adp")
-	out, err = e.Kubectl(shift, "apply", "--server-side", "--dry-run=server", "--force-conflicts", "-f", "-")
-	if err != nil || strings.Contains(strings.ToLower(out), "warning") {
-		t.Errorf("the overlay for OpenShift: %v\n%s", err, out)
-	}
-	if out, err := e.Kubectl("", "delete", "namespace", "openshift-adp", "--wait=true"); err != nil {
-		t.Fatalf("%v: %s", err, out)
 	}
 	// Its pods are admitted at the restricted level, by its own service account and priority.
 	cluster.Await(t, waitLimit, func() error {

@@ -152,7 +152,7 @@ func (h *holderFlags) register(s *pflag.FlagSet) {
 	s.StringVar(&h.agentDir, "agent-dir", session.DirAgent, "`DIR` on the nodes with the agent's socket")
 	s.StringVar(&h.selinuxType, "holder-selinux-type", "", "SELinux `TYPE` of holders, which must be allowed to speak to the agent's socket (default the runtime's)")
 	s.BoolVar(&h.readAll, "holder-read-all", false, "give holders the capability DAC_OVERRIDE, for file-system volumes whose image only its owner may read")
-	s.StringVar(&h.sccRole, "holder-scc-role", "system:openshift:scc:privileged", "`CLUSTERROLE` that lets holders use a security context constraint with hostPath; OpenShift only")
+	s.StringVar(&h.sccRole, "holder-scc-role", "vmfr-holder-scc", "`CLUSTERROLE` that lets holders use a security context constraint with hostPath; OpenShift only")
 }
 
 func (i *ingressFlags) register(s *pflag.FlagSet) {
