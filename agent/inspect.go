@@ -89,7 +89,7 @@ func (f *inspectFlags) run(c *cobra.Command) error {
 	}
 	defer opened.close()
 	worker.LimitMemory(opened.count)
-	disks, err := worker.Open(c.Context(), opened.backups, version, opened.fallback)
+	disks, err := worker.Open(c.Context(), worker.Config{Backups: opened.backups, Version: version, Fallback: opened.fallback})
 	if err != nil {
 		return interrupted(c.Context(), err)
 	}

@@ -35,7 +35,7 @@ func (c *composer) excuse(u *unit) {
 	at := c.tab.static.dir(c.dir, d.disk.Name+"@"+name, d.mtime)
 	file, text := readmeName, "What this volume holds is shown under the name of what is in it: look beside this folder.\n"
 	if u.err != nil {
-		file, text = "ERROR.txt", errorText(c.folder[u], u.err.Error(), u.vol.advice(u.err, c.t.cfg.Fallback != nil))
+		file, text = "ERROR.txt", errorText(c.folder[u], u.err.Error(), c.t.cfg.advice(u.vol, u.err))
 	}
 	if c.b.places.held[key] {
 		c.say(key, Node{0, at.ino}, file, text, d.mtime, nil, Node{})

@@ -109,7 +109,7 @@ func (c *composer) reportVolume(u *unit) VolumeReport {
 	}
 	if u.err != nil && !u.pending {
 		r.Error = u.err.Error()
-		r.Advice = v.advice(u.err, c.t.cfg.Fallback != nil)
+		r.Advice = c.t.cfg.advice(v, u.err)
 	}
 	return r
 }

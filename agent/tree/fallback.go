@@ -1,6 +1,7 @@
 package tree
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -248,7 +249,7 @@ func (b *boot) report() *FallbackReport {
 	case b.settled:
 		r.State = FallbackReady
 	case b.flight != nil:
-		r.State, r.Progress = FallbackStarting, min(max(status.Progress, 0), 100)
+		r.State, r.Stage, r.Progress = FallbackStarting, status.Stage, min(max(status.Progress, 0), 100)
 	case b.failure != nil:
 		r.State, r.Error, r.Advice = FallbackFailed, b.failure.Error(), bootAdvice
 	}
@@ -258,14 +259,15 @@ func (b *boot) report() *FallbackReport {
 const bootAdvice = "Open the folder again later: then it is tried once more. The whole disk is under /disks; the log of the service says more."
 
 // advice tells what to do about a volume that cannot be read.
-func (v *openedVolume) advice(err error, fallback bool) string {
+func (cfg *Config) advice(v *openedVolume, err error) string {
+	source, build := cmp.Or(cfg.KeySource, keySource), cmp.Or(cfg.NoFallback, buildAdvice)
 	switch {
 	case errors.Is(err, fsys.ErrNoKey):
-		return keyAdvice
-	case v.left && !fallback && v.sig.Type == "crypto_LUKS":
-		return "It is encrypted. " + buildAdvice + " Give it the key with --key-file."
-	case v.left && !fallback:
-		return buildAdvice + " Until then its bytes are under /disks for other tools."
+		return "It is encrypted by the guest. Give its key with " + source + ", or restore the VM and read it there."
+	case v.left && cfg.Fallback == nil && v.sig.Type == "crypto_LUKS":
+		return "It is encrypted. " + build + " Give it the key with " + source + "."
+	case v.left && cfg.Fallback == nil:
+		return build + " Until then its bytes are under /disks for other tools."
 	case v.LV != nil && v.Err != nil && !v.left:
 		return "Choose a backup that has all disks of the VM; the bytes that are there are under /disks."
 	}
@@ -273,6 +275,6 @@ func (v *openedVolume) advice(err error, fallback bool) string {
 }
 
 const (
-	keyAdvice   = "It is encrypted by the guest. Give its key with --key-file, or restore the VM and read it there."
+	keySource   = "--key-file"
 	buildAdvice = "A vmfr-agent built with libguestfs (tag guestfs) reads this, unless --no-fallback forbids it."
 )

@@ -96,6 +96,7 @@ const (
 type FallbackReport struct {
 	Engine   string        `json:"engine"`
 	State    FallbackState `json:"state"`
+	Stage    string        `json:"stage,omitempty"`    // what it is busy with or waits for, while it starts
 	Progress int           `json:"progress,omitempty"` // per cent, while it starts
 	Error    string        `json:"error,omitempty"`
 	Advice   string        `json:"advice,omitempty"`
@@ -107,7 +108,11 @@ func (f FallbackReport) Sentence() string {
 	case FallbackNotStarted:
 		return f.Engine + " reads some of its disks; it starts when their folder is opened, which can take a minute"
 	case FallbackStarting:
-		return fmt.Sprintf("%s is starting, %d %% done", f.Engine, f.Progress)
+		s := fmt.Sprintf("%s is starting, %d %% done", f.Engine, f.Progress)
+		if f.Stage != "" {
+			s += ": " + f.Stage
+		}
+		return s
 	case FallbackFailed:
 		return f.Engine + " could not start: " + f.Error
 	}

@@ -103,7 +103,7 @@ func (t *Tree) state(tab *table) string {
 	fmt.Fprintf(&b, "%d", tab.changes)
 	for _, k := range t.backups {
 		if r := k.boot.report(); r != nil {
-			fmt.Fprintf(&b, "\x00%s %d %s", r.State, r.Progress, r.Error)
+			fmt.Fprintf(&b, "\x00%s %s %d %s", r.State, r.Stage, r.Progress, r.Error)
 		}
 	}
 	return b.String()

@@ -44,6 +44,9 @@ type Config struct {
 
 	// Fallback reads what no engine of Engines does; nil: nothing does.
 	Fallback engine.Fallback
+	// NoFallback is what to do about that where there is no Fallback, and KeySource is where keys of
+	// encrypted volumes come from, for people; empty: as the command line has it.
+	NoFallback, KeySource string
 	// BootLimit bounds one boot of the fallback's system with the time that it waits for other
 	// backups'; 0: fifteen minutes.
 	BootLimit time.Duration

@@ -54,13 +54,12 @@ type opened struct {
 	took         time.Duration
 }
 
-// Open opens all images, several at a time, and joins the tree. fallback reads what no native
-// engine does; it may be nil. An image that cannot be read
+// Open opens all images of c, several at a time, and joins the tree. An image that cannot be read
 // is part of the tree as an explanation. Errors are those of tree.New.
-func Open(ctx context.Context, backups []Backup, version string, fallback engine.Fallback) (_ *Disks, err error) {
+func Open(ctx context.Context, c Config) (_ *Disks, err error) {
 	d := &Disks{}
-	cfg := tree.Config{Engines: engine.Native(), Fallback: fallback, Version: version}
-	for _, b := range backups {
+	cfg := tree.Config{Engines: engine.Native(), Fallback: c.Fallback, NoFallback: c.NoFallback, KeySource: c.KeySource, Version: c.Version}
+	for _, b := range c.Backups {
 		tb := tree.Backup{Name: b.Name, VM: b.VM, Timestamp: b.Timestamp, Disks: make([]tree.Disk, len(b.Disks))}
 		cfg.Backups = append(cfg.Backups, tb)
 		for _, k := range b.Disks {
@@ -76,7 +75,7 @@ func Open(ctx context.Context, backups []Backup, version string, fallback engine
 	var g errgroup.Group
 	g.SetLimit(openAtOnce)
 	i := 0
-	for bi, b := range backups {
+	for bi, b := range c.Backups {
 		for ki, k := range b.Disks {
 			o, out := &d.images[i], &cfg.Backups[bi].Disks[ki]
 			i++

@@ -49,8 +49,11 @@ type Config struct {
 	Version string // of the program
 	// Fallback reads what no native engine does; nil: nothing does. Its appliances end with Run.
 	Fallback engine.Fallback
-	Log      *slog.Logger // nil: nothing is logged
-	Audit    *audit.Log   // nil: nothing is recorded
+	// NoFallback and KeySource are texts for people, see tree.Config; empty: as the command line has it.
+	NoFallback, KeySource string
+
+	Log   *slog.Logger // nil: nothing is logged
+	Audit *audit.Log   // nil: nothing is recorded
 
 	SSH   *SSH   // nil: off
 	HTTPS *HTTPS // nil: off
@@ -119,7 +122,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if cfg.SSH == nil && cfg.HTTPS == nil && cfg.Mount == nil {
 		return errors.New("nothing to do: no front end is configured")
 	}
-	disks, err := Open(ctx, cfg.Backups, cfg.Version, cfg.Fallback)
+	disks, err := Open(ctx, cfg)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil // told to end before anything was served

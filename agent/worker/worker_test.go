@@ -190,7 +190,7 @@ func TestOpenErrors(t *testing.T) {
 		"twice on a disk": func() { b[0].Name = "x"; b[0].Disks[1].Name = b[0].Disks[0].Name },
 	} {
 		change()
-		if d, err := Open(t.Context(), b, "test", nil); err == nil {
+		if d, err := Open(t.Context(), Config{Backups: b, Version: "test"}); err == nil {
 			t.Errorf("%s: no error", name)
 			_ = d.Close()
 		}
