@@ -71,8 +71,16 @@ func (f *fallbackFlags) open(has func(backup, disk string) bool, names []string,
 	return fb, nil
 }
 
-// readKeys reads the file of a --key-file. A newline at its end is tried without and with:
-// editors add one, and cryptsetup takes it for a part of the key.
+// keyVariants are the keys that a file's content may stand for. A newline at its end is tried
+// without and with: editors add one, and cryptsetup takes it for a part of the key.
+func keyVariants(disk string, b []byte) []guestfs.Key {
+	if trimmed := bytes.TrimSuffix(bytes.TrimSuffix(b, []byte("\n")), []byte("\r")); len(trimmed) < len(b) {
+		return []guestfs.Key{{Disk: disk, Secret: trimmed}, {Disk: disk, Secret: b}}
+	}
+	return []guestfs.Key{{Disk: disk, Secret: b}}
+}
+
+// readKeys reads the file of a --key-file.
 func readKeys(arg string, has func(backup, disk string) bool, names []string) ([]guestfs.Key, error) {
 	disk, path, named := strings.Cut(arg, "=")
 	if !named {
@@ -88,10 +96,7 @@ func readKeys(arg string, has func(backup, disk string) bool, names []string) ([
 		}
 		return nil, fmt.Errorf("--key-file: %w", err)
 	}
-	keys := []guestfs.Key{{Disk: disk, Secret: b}}
-	if trimmed := bytes.TrimSuffix(bytes.TrimSuffix(b, []byte("\n")), []byte("\r")); len(trimmed) < len(b) {
-		keys = []guestfs.Key{{Disk: disk, Secret: trimmed}, {Disk: disk, Secret: b}}
-	}
+	keys := keyVariants(disk, b)
 	for _, k := range keys {
 		if err := k.Check(); err != nil {
 			return nil, fmt.Errorf("--key-file %s: %w", path, err)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	guestfs "vmfr/agent/guestfs/sandbox"
 	"vmfr/agent/jail"
 	"vmfr/agent/sandbox"
 	"vmfr/internal/cli"
@@ -38,6 +39,9 @@ func main() {
 	}
 	if len(os.Args) > 1 && os.Args[1] == sandbox.Command {
 		os.Exit(sandbox.Main(os.Args[2:])) // started by node, see agent/sandbox
+	}
+	if len(os.Args) > 1 && os.Args[1] == guestfs.Command {
+		os.Exit(guestfs.Main(os.Args[2:])) // started by node, see agent/guestfs/sandbox
 	}
 	if len(os.Args) == 2 && os.Args[1] == workCommand {
 		os.Exit(runWork())

@@ -24,6 +24,7 @@ type nodeFlags struct {
 	dir, node, metrics, uids, rsync, root, audit string
 	sessions, descriptors                        int
 	patience                                     time.Duration
+	appliances                                   applianceFlags
 	log                                          cli.LogFlags
 }
 
@@ -47,6 +48,7 @@ func nodeCommand() *cobra.Command {
 	flags.StringVar(&f.metrics, "listen-metrics", off, "`ADDRESS:PORT` for /metrics, /healthz and /readyz by HTTP; off: none")
 	flags.StringVar(&f.uids, "worker-uids", "1900000000-1900000999", "the user ids of workers, `FIRST-LAST`: nothing else on the node may have them")
 	flags.StringVar(&f.rsync, "rsync", rsyncAuto, "run this `PROGRAM` for rsync over SSH, in a jail; auto: rsync where it is installed; off: never")
+	f.appliances.register(flags)
 	flags.IntVar(&f.sessions, "max-sessions", supervisor.DefaultMaxSessions, "serve at most `N` sessions")
 	flags.IntVar(&f.descriptors, "max-descriptors", supervisor.DefaultMaxDescriptors, "hold at most `N` disks and listeners")
 	flags.DurationVar(&f.patience, "worker-patience", supervisor.DefaultPatience, "kill a worker that does not answer, also through its FUSE mount, for this `TIME`, and start it again")
@@ -84,6 +86,9 @@ func (f *nodeFlags) run(c *cobra.Command) error {
 			j, err := jail.Start(program)
 			return sharedJail{j}, err
 		}
+	}
+	if err := f.appliances.apply(&cfg, log); err != nil {
+		return err
 	}
 	if f.audit != off {
 		if cfg.Audit, err = supervisor.OpenAuditLog(f.audit, f.node, log); err != nil {

@@ -87,13 +87,25 @@ func work(conn *session.Conn, weaker []string, log *slog.Logger) error {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
 	totals := &worker.Totals{}
-	go obey(ctx, conn, cancel, totals)
+	lender, err := a.appliances(conn, log)
+	if err != nil {
+		return err
+	}
+	go obey(ctx, conn, cancel, totals, lender)
 	go count(ctx, conn, totals)
 	cfg, err := a.config(log)
 	if err == nil {
 		cfg.Totals = totals
+		cfg.Fallback, cfg.NoFallback, cfg.KeySource = lender.engine(), a.NoAppliance, keySecret
+		weakness := weakness(append(weaker, a.Weaker...))
+		serving := func(b []api.BackupReport) error {
+			return tell(&api.Report{State: api.Serving, Message: weakness, Backups: b})
+		}
 		cfg.Ready = func(t *tree.Tree) error {
-			return tell(&api.Report{State: api.Serving, Message: weakness(append(weaker, a.Weaker...)), Backups: reports(t.Backups())})
+			first := reports(t.Backups())
+			err := serving(first)
+			go follow(ctx, t, first, serving)
+			return err
 		}
 		err = errors.Join(worker.Run(ctx, cfg), cfg.Audit.Close())
 	}
@@ -143,13 +155,14 @@ func receive(conn *session.Conn) (*assignment, error) {
 
 // obey waits for the order to end, and answers pings. Without a supervisor a worker has nobody to
 // serve for.
-func obey(ctx context.Context, conn *session.Conn, cancel context.CancelCauseFunc, t *worker.Totals) {
+func obey(ctx context.Context, conn *session.Conn, cancel context.CancelCauseFunc, t *worker.Totals, l *lender) {
 	var asked atomic.Bool
 	for {
 		m, err := conn.Receive(0)
 		switch {
 		case err != nil:
 			os.Exit(0)
+		case l.obey(m):
 		case m.Drain != nil:
 			cancel(nil)
 		case m.Ping != nil && asked.CompareAndSwap(false, true):
@@ -318,6 +331,9 @@ func reports(backups []tree.BackupReport) (out []api.BackupReport) {
 				why = append(why, k.Name+": "+k.Message)
 			}
 			r.Disks = append(r.Disks, k)
+		}
+		if f := b.Fallback; f != nil && f.State != tree.FallbackReady {
+			why = append(why, f.Standing())
 		}
 		if len(why) > 0 {
 			r.Message = api.Text(strings.Join(why, "; "))

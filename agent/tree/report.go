@@ -104,15 +104,22 @@ type FallbackReport struct {
 
 // Sentence tells a person how it stands.
 func (f FallbackReport) Sentence() string {
+	if f.State == FallbackStarting && f.Progress > 0 {
+		return fmt.Sprintf("%s, %d %% done", f.Standing(), f.Progress)
+	}
+	return f.Standing()
+}
+
+// Standing is Sentence without what changes from one second to the next.
+func (f FallbackReport) Standing() string {
 	switch f.State {
 	case FallbackNotStarted:
 		return f.Engine + " reads some of its disks; it starts when their folder is opened, which can take a minute"
 	case FallbackStarting:
-		s := fmt.Sprintf("%s is starting, %d %% done", f.Engine, f.Progress)
-		if f.Stage != "" {
-			s += ": " + f.Stage
+		if f.Stage == "" {
+			return f.Engine + " is starting"
 		}
-		return s
+		return f.Engine + " is starting: " + f.Stage
 	case FallbackFailed:
 		return f.Engine + " could not start: " + f.Error
 	}

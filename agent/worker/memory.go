@@ -29,6 +29,13 @@ func LimitMemory(n int) {
 	}
 }
 
+// GrowMemory adds to the limit that LimitMemory set, in bytes.
+func GrowMemory(n int64) {
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(debug.SetMemoryLimit(-1) + n)
+	}
+}
+
 // blocks is st_blocks, in units of 512 bytes.
 func blocks(st os.FileInfo) int64 {
 	if s, ok := st.Sys().(*syscall.Stat_t); ok {
