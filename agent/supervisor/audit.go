@@ -169,11 +169,12 @@ func (a *AuditLog) run() {
 	for range a.wake {
 		for {
 			a.mu.Lock()
-			b := a.waiting
-			a.waiting = spare[:0]
-			close(a.room)
-			a.room = make(chan struct{})
-			closed := a.closed
+			b, closed := a.waiting, a.closed
+			if len(b) > 0 {
+				a.waiting = spare[:0]
+				close(a.room)
+				a.room = make(chan struct{})
+			}
 			a.mu.Unlock()
 			if len(b) == 0 {
 				if closed {

@@ -194,6 +194,7 @@ func TestAuditDiskFull(t *testing.T) {
 
 // TestAuditStalls: a file that takes nothing any more holds nobody up for long.
 func TestAuditStalls(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "fifo")
 	if err := unix.Mkfifo(path, 0o600); err != nil {
 		t.Fatal(err)

@@ -110,6 +110,7 @@ func (s *Supervisor) handshake(ctx context.Context, c *session.Conn, p *peer) (_
 	result := "error"
 	defer func() { s.metrics.hellos.WithLabelValues(result).Inc() }()
 	m, err := c.Receive(helloLimit)
+	s.spoke(c)
 	if err != nil {
 		result = "protocol"
 		return nil, err

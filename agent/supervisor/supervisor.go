@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -42,8 +43,9 @@ const (
 	// DefaultPatience is for a busy node, and short beside what a person waits for.
 	DefaultPatience = 30 * time.Second
 
-	// helloLimit is how long a new connection may take to say who it is.
-	helloLimit = 10 * time.Second
+	// helloLimit is how long a new connection may take to say who it is, and hurryAfter where
+	// others wait for its place.
+	helloLimit, hurryAfter = 10 * time.Second, 500 * time.Millisecond
 	// reviewLimit bounds a TokenReview.
 	reviewLimit = 15 * time.Second
 	// sendLimit bounds the sending of one message.
@@ -64,10 +66,6 @@ type Config struct {
 	Worker []string
 	// Rsync starts a jail for rsync; nil: rsync is refused.
 	Rsync func() (Jail, error)
-	// Appliances read what no worker does; nil: nothing does, for the reason and with the advice
-	// in NoAppliances.
-	Appliances   *Appliances
-	NoAppliances string
 
 	// Audit keeps the workers' audit lines; nil: they write none.
 	Audit *AuditLog
@@ -89,15 +87,16 @@ type Supervisor struct {
 	cfg     Config
 	log     *slog.Logger
 	spawn   *spawner
+	command func(uid int, socket *os.File) (*exec.Cmd, error) // of a worker
 	groups  *groups
 	metrics *metrics
 	uids    chan int
-	places  places // of appliances
 
 	mu       sync.Mutex
 	sessions map[string]*sess
 	conns    map[*session.Conn]bool
-	files    int // descriptors held for holders
+	silent   map[*session.Conn]time.Time // when those came that have not said who they are
+	files    int                         // descriptors held for holders
 	stopping bool
 
 	handshakes chan struct{}
@@ -107,6 +106,21 @@ type Supervisor struct {
 
 // New checks that this process can do what it is for.
 func New(cfg Config) (*Supervisor, error) {
+	s, err := newSupervisor(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := sandbox.Check(); err != nil {
+		return nil, err
+	}
+	s.command = func(uid int, socket *os.File) (*exec.Cmd, error) {
+		return sandbox.New(sandbox.Options{UID: uid, Args: cfg.Worker, Env: []string{"GOTRACEBACK=single"}}, socket)
+	}
+	return s, nil
+}
+
+// newSupervisor is New without the means to start workers.
+func newSupervisor(cfg Config) (*Supervisor, error) {
 	if cfg.MaxSessions == 0 {
 		cfg.MaxSessions = DefaultMaxSessions
 	}
@@ -122,21 +136,14 @@ func New(cfg Config) (*Supervisor, error) {
 	case cfg.FirstUID < 1000 || cfg.UIDs < 2 || cfg.FirstUID > 1<<31-1-cfg.UIDs:
 		return nil, fmt.Errorf("user ids %d to %d: a range of at least two above the system's is needed", cfg.FirstUID, cfg.FirstUID+cfg.UIDs-1)
 	}
-	if err := sandbox.Check(); err != nil {
-		return nil, err
-	}
 	s := &Supervisor{
 		cfg: cfg, log: cfg.Log, sessions: map[string]*sess{}, conns: map[*session.Conn]bool{}, uids: make(chan int, cfg.UIDs),
-		handshakes: make(chan struct{}, maxHandshakes),
+		handshakes: make(chan struct{}, maxHandshakes), silent: map[*session.Conn]time.Time{},
 	}
 	for i := range cfg.UIDs {
 		s.uids <- cfg.FirstUID + i
 	}
 	s.metrics = newMetrics(s)
-	if a := cfg.Appliances; a != nil {
-		s.places = places{max: a.Max, turn: turn}
-		s.metrics.registry.MustRegister(&s.places)
-	}
 	return s, nil
 }
 
@@ -212,9 +219,7 @@ func (s *Supervisor) accept(ctx context.Context, l *net.UnixListener) error {
 		if err := limit.Wait(ctx); err != nil {
 			return nil
 		}
-		select {
-		case s.handshakes <- struct{}{}:
-		case <-ctx.Done():
+		if !s.admit(ctx) {
 			return nil
 		}
 		c, err := l.AcceptUnix()
@@ -250,13 +255,58 @@ func (s *Supervisor) enter(c *session.Conn) bool {
 		return false
 	}
 	s.conns[c] = true
+	s.silent[c] = time.Now()
 	return true
+}
+
+// admit waits for one of the places of handshakes.
+func (s *Supervisor) admit(ctx context.Context) bool {
+	for {
+		select {
+		case s.handshakes <- struct{}{}:
+			return true
+		default:
+			s.hurry()
+		}
+		select {
+		case s.handshakes <- struct{}{}:
+			return true
+		case <-ctx.Done():
+			return false
+		case <-time.After(hurryAfter / 10):
+		}
+	}
+}
+
+// hurry ends the oldest handshake whose holder has said nothing since hurryAfter, so that those
+// who only connect do not keep others waiting for as long as they may.
+func (s *Supervisor) hurry() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var oldest *session.Conn
+	for c, since := range s.silent {
+		if time.Since(since) > hurryAfter && (oldest == nil || since.Before(s.silent[oldest])) {
+			oldest = c
+		}
+	}
+	if oldest != nil {
+		_ = oldest.Close()
+		delete(s.silent, oldest)
+	}
+}
+
+// spoke is called when a holder has said who it is.
+func (s *Supervisor) spoke(c *session.Conn) {
+	s.mu.Lock()
+	delete(s.silent, c)
+	s.mu.Unlock()
 }
 
 func (s *Supervisor) leave(c *session.Conn) {
 	_ = c.Close()
 	s.mu.Lock()
 	delete(s.conns, c)
+	delete(s.silent, c)
 	s.mu.Unlock()
 }
 

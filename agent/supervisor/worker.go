@@ -17,7 +17,6 @@ import (
 
 	"golang.org/x/time/rate"
 
-	"vmfr/agent/sandbox"
 	"vmfr/agent/session"
 	api "vmfr/api/session"
 )
@@ -55,8 +54,6 @@ type worker struct {
 
 	unanswered atomic.Int32 // pings
 	hung       atomic.Bool  // it was killed for that
-
-	lends lends // its appliances
 }
 
 // newWorker is called with the session's lock held.
@@ -146,7 +143,7 @@ func (w *worker) live() error {
 	defer conn.Close()
 	defer theirs.Close()
 	var weaker []string
-	cmd, err := sandbox.New(sandbox.Options{UID: uid, Args: sup.cfg.Worker, Env: []string{"GOTRACEBACK=single"}}, theirs)
+	cmd, err := sup.command(uid, theirs)
 	if err != nil {
 		return err
 	}
@@ -225,7 +222,7 @@ func (w *worker) memory() int64 {
 	for p := range w.parts {
 		disks += len(p.disks)
 	}
-	return 256<<20 + int64(disks)*32<<20 + w.lends.growth.Load()
+	return 256<<20 + int64(disks)*32<<20
 }
 
 // openRecords makes the pipe for the worker's audit lines; nil where none are kept.
@@ -252,8 +249,7 @@ func (w *worker) feed(conn *session.Conn, weaker []string, records *os.File) err
 	if err != nil {
 		return err
 	}
-	c := &session.Configure{Session: doc, Node: x.sup.cfg.Node, Version: x.sup.cfg.Version, Grace: drainLimit, Weaker: weaker,
-		NoAppliance: x.sup.cfg.NoAppliances}
+	c := &session.Configure{Session: doc, Node: x.sup.cfg.Node, Version: x.sup.cfg.Version, Grace: drainLimit, Weaker: weaker}
 	message := &session.Message{Configure: c}
 	var backups []*part
 	x.mu.Lock()
@@ -336,10 +332,6 @@ func (w *worker) listen(conn *session.Conn) error {
 				return fmt.Errorf("the worker's report: %w", err)
 			}
 			w.sess.answered(w, r)
-		case m.Appliance != nil:
-			if err := w.lend(conn, m.Appliance); err != nil {
-				return err
-			}
 		case m.Pong != nil:
 			w.unanswered.Store(0)
 			if m.Pong.Error != "" {

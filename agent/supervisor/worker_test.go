@@ -1,0 +1,259 @@
+package supervisor
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"vmfr/agent/session"
+	api "vmfr/api/session"
+)
+
+// client is a transfer that lasts until it is cut.
+func (r *restore) client() *bufio.Reader {
+	r.n.t.Helper()
+	c, err := net.Dial("tcp", r.address)
+	if err != nil {
+		r.n.t.Fatal(err)
+	}
+	r.n.t.Cleanup(func() { _ = c.Close() })
+	_ = c.SetReadDeadline(time.Now().Add(patience))
+	b := bufio.NewReader(c)
+	if _, err := b.ReadString('\n'); err != nil {
+		r.n.t.Fatal(err)
+	}
+	return b
+}
+
+// hears waits until new clients hear want: a worker that was told to end may take some more.
+func (r *restore) hears(want string) {
+	r.n.t.Helper()
+	eventually(r.n.t, func() error {
+		if line, err := r.greeting(); err != nil || line != want {
+			return fmt.Errorf("a client hears %q, not %q, %w", line, want, err)
+		}
+		return nil
+	})
+}
+
+// newest is the process that serves a session.
+func (r *restore) newest() (pid, restarts int) {
+	r.n.mu.Lock()
+	x := r.n.sessions[r.doc.ID]
+	r.n.mu.Unlock()
+	if x == nil {
+		return 0, 0
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.serving == nil {
+		return 0, x.restarts
+	}
+	return x.serving.pid, x.restarts
+}
+
+// TestRenewal: what changes while a transfer goes on, and what the transfer sees of it.
+func TestRenewal(t *testing.T) {
+	t.Parallel()
+	n := startNode(t, nil)
+	r := n.newRestore()
+	one := r.mustJoin("one", "")
+	front := r.mustJoin(frontPart, "old")
+	until(t, front, func(p *api.Report) bool { return p.State == api.Serving && p.Backups[0].State == api.Readable })
+	transfer := r.client()
+	first, _ := r.newest()
+
+	// A backup joins: the transfer goes on beside a new worker.
+	two := r.mustJoin("two", "")
+	until(t, front, func(p *api.Report) bool { return p.Backups[1].State == api.Readable })
+	r.hears("old 2")
+	if err := unix.Kill(first, 0); err != nil {
+		t.Errorf("the worker of a transfer is gone when a backup joins: %v", err)
+	}
+
+	// Its holder connects again with the same: nothing changes.
+	second, _ := r.newest()
+	again := r.mustJoin("two", "")
+	until(t, again, func(p *api.Report) bool { return p.State == api.Serving })
+	if m, err := two.Receive(patience); err == nil && m.Report != nil { // what came before
+		m, err = two.Receive(patience)
+		if err != nil || m.Closed == nil && m.Report == nil {
+			t.Errorf("the connection that was replaced: %+v, %v", m, err)
+		}
+	}
+	if now, _ := r.newest(); now != second {
+		t.Errorf("a holder that only connected again cost a worker: %d, before %d", now, second)
+	}
+
+	// Credentials change: new clients at once, the transfer has a moment, and then ends.
+	if err := front.Send(&session.Message{Update: &session.Update{Credentials: session.Credentials{SSHUser: []byte("new")}}}, patience); err != nil {
+		t.Fatal(err)
+	}
+	changed := time.Now()
+	if line, err := r.greeting(); err != nil || line != "new 2" && line != "old 2" {
+		t.Errorf("%q, %v", line, err)
+	}
+	if _, err := transfer.ReadString('\n'); err == nil {
+		t.Error("the transfer goes on with credentials that were taken away")
+	}
+	if took := time.Since(changed); took < endLimit/2 || took > endLimit+patience/2 {
+		t.Errorf("the transfer was cut after %s, not %s", took, endLimit)
+	}
+	r.hears("new 2")
+
+	// A backup leaves: its descriptors are closed before its holder hears so.
+	if err := one.Send(&session.Message{Closing: &session.Closing{}}, patience); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		m, err := one.Receive(patience)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m.Closed != nil {
+			break
+		}
+	}
+	if n := openAt(t, r.disks["one"]); n != 1 { // the holder's own
+		t.Errorf("the disk is open %d times when its holder hears that it is closed", n)
+	}
+	if n := openAt(t, r.disks["two"]); n < 3 { // the holder's, the supervisor's, the worker's
+		t.Errorf("the disk of the backup that stays is open %d times", n)
+	}
+	r.hears("new 1")
+}
+
+// TestMisbehaving: workers that do not do what they should are killed and started again, and no
+// other session sees anything of it.
+func TestMisbehaving(t *testing.T) {
+	t.Parallel()
+	n := startNode(t, func(c *Config) { c.Patience = 2 * time.Second })
+	other := serving(t, n.newRestore())
+	calm, _ := other.newest()
+	for user, want := range map[string]string{
+		"flood": "too many messages", "garbage": "no vmfr message", "hang": "it did not answer for 2s and was killed",
+	} {
+		r := n.newRestore()
+		r.mustJoin("one", "")
+		p := until(t, r.mustJoin(frontPart, user), func(p *api.Report) bool { return p.Restarts > 0 && p.State == api.Waiting })
+		if !strings.Contains(p.Message, want) {
+			t.Errorf("%s: %+v", user, p)
+		}
+	}
+	if m := n.metricsText(); strings.Contains(m, "vmfr_node_workers_hung_total 0\n") || strings.Contains(m, "vmfr_node_worker_restarts_total 0\n") {
+		t.Errorf("nothing was counted:\n%s", m)
+	}
+	if line, err := other.greeting(); err != nil || line != "u 1" {
+		t.Errorf("another session: %q, %v", line, err)
+	}
+	if now, restarts := other.newest(); now != calm || restarts != 0 {
+		t.Errorf("another session's worker is %d after %d restarts, it was %d", now, restarts, calm)
+	}
+}
+
+// TestStopped: a worker whose process does not run any more is killed.
+func TestStopped(t *testing.T) {
+	t.Parallel()
+	n := startNode(t, func(c *Config) { c.Patience = time.Second })
+	r := n.newRestore()
+	r.mustJoin("one", "")
+	front := r.mustJoin(frontPart, "u")
+	until(t, front, func(p *api.Report) bool { return p.State == api.Serving })
+	pid, _ := r.newest()
+	if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	until(t, front, func(p *api.Report) bool { return p.Restarts == 1 && p.State == api.Serving })
+	if line, err := r.greeting(); err != nil || line != "u 1" {
+		t.Errorf("%q, %v", line, err)
+	}
+	// Health is asked of nobody: it is the same with a worker that hangs.
+	if err := unix.Kill(pid, 0); !errors.Is(err, unix.ESRCH) {
+		t.Errorf("the stopped worker is still there: %v", err)
+	}
+}
+
+// TestBroken: a worker that says that something is broken is replaced, and transfers go on.
+func TestBroken(t *testing.T) {
+	t.Parallel()
+	n := startNode(t, func(c *Config) { c.Patience = 2 * time.Second })
+	r := n.newRestore()
+	r.mustJoin("one", "")
+	front := r.mustJoin(frontPart, "broken")
+	until(t, front, func(p *api.Report) bool { return p.State == api.Serving })
+	transfer := r.client()
+	first, _ := r.newest()
+	until(t, front, func(p *api.Report) bool {
+		if p.State != api.Serving {
+			t.Errorf("the session stopped serving: %+v", p)
+		}
+		now, _ := r.newest()
+		return p.Restarts > 0 && now != first && now != 0
+	})
+	if err := unix.Kill(first, 0); err != nil {
+		t.Errorf("the worker that has a transfer is gone: %v", err)
+	}
+	if transfer.Buffered() != 0 {
+		t.Error("the client heard something else")
+	}
+}
+
+// TestRecords: lines of the audit log belong to the session whose worker wrote them, whatever they say.
+func TestRecords(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "audit")
+	n := startNode(t, func(c *Config) { c.Audit = openAudit(t, path) })
+	r := n.newRestore()
+	r.mustJoin("one", "")
+	until(t, r.mustJoin(frontPart, "audit"), func(p *api.Report) bool { return p.State == api.Serving })
+	a := n.cfg.Audit
+	eventually(t, func() error {
+		if a.written.Load() < 5 {
+			return errors.New("lines are missing")
+		}
+		return nil
+	})
+	n.end()
+	if err := a.Close(); err != nil {
+		t.Error(err)
+	}
+	lines := auditLines(t, path)
+	records, refused := 0, 0
+	for _, l := range lines {
+		if l.Session != r.doc.ID[:12] || l.Namespace != "velero" || l.Name != r.doc.Name || l.Node != "node-1" {
+			t.Errorf("a line of another session: %+v", l)
+		}
+		if l.Record != nil {
+			records++
+		}
+		if l.Refused != "" {
+			refused++
+		}
+	}
+	if records != 3 || refused != 2 || a.refused.Load() != 2 {
+		t.Errorf("%d records and %d refusals: %+v", records, refused, lines)
+	}
+}
+
+// openAt counts the descriptors of a file in all processes.
+func openAt(t testing.TB, f *os.File) (n int) {
+	t.Helper()
+	links, err := filepath.Glob("/proc/[0-9]*/fd/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range links {
+		if to, err := os.Readlink(l); err == nil && to == f.Name() {
+			n++
+		}
+	}
+	return n
+}
