@@ -66,6 +66,10 @@ type Config struct {
 	Worker []string
 	// Rsync starts a jail for rsync; nil: rsync is refused.
 	Rsync func() (Jail, error)
+	// Appliances read what no worker does; nil: nothing does, for the reason and with the advice
+	// in NoAppliances.
+	Appliances   *Appliances
+	NoAppliances string
 
 	// Audit keeps the workers' audit lines; nil: they write none.
 	Audit *AuditLog
@@ -91,6 +95,7 @@ type Supervisor struct {
 	groups  *groups
 	metrics *metrics
 	uids    chan int
+	places  places // of appliances
 
 	mu       sync.Mutex
 	sessions map[string]*sess
@@ -144,6 +149,10 @@ func newSupervisor(cfg Config) (*Supervisor, error) {
 		s.uids <- cfg.FirstUID + i
 	}
 	s.metrics = newMetrics(s)
+	if a := cfg.Appliances; a != nil {
+		s.places = places{max: a.Max, turn: turn}
+		s.metrics.registry.MustRegister(&s.places)
+	}
 	return s, nil
 }
 

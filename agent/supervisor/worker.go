@@ -54,6 +54,8 @@ type worker struct {
 
 	unanswered atomic.Int32 // pings
 	hung       atomic.Bool  // it was killed for that
+
+	lends lends // its appliances
 }
 
 // newWorker is called with the session's lock held.
@@ -222,7 +224,7 @@ func (w *worker) memory() int64 {
 	for p := range w.parts {
 		disks += len(p.disks)
 	}
-	return 256<<20 + int64(disks)*32<<20
+	return 256<<20 + int64(disks)*32<<20 + w.lends.growth.Load()
 }
 
 // openRecords makes the pipe for the worker's audit lines; nil where none are kept.
@@ -249,7 +251,8 @@ func (w *worker) feed(conn *session.Conn, weaker []string, records *os.File) err
 	if err != nil {
 		return err
 	}
-	c := &session.Configure{Session: doc, Node: x.sup.cfg.Node, Version: x.sup.cfg.Version, Grace: drainLimit, Weaker: weaker}
+	c := &session.Configure{Session: doc, Node: x.sup.cfg.Node, Version: x.sup.cfg.Version, Grace: drainLimit, Weaker: weaker,
+		NoAppliance: x.sup.cfg.NoAppliances}
 	message := &session.Message{Configure: c}
 	var backups []*part
 	x.mu.Lock()
@@ -332,6 +335,10 @@ func (w *worker) listen(conn *session.Conn) error {
 				return fmt.Errorf("the worker's report: %w", err)
 			}
 			w.sess.answered(w, r)
+		case m.Appliance != nil:
+			if err := w.lend(conn, m.Appliance); err != nil {
+				return err
+			}
 		case m.Pong != nil:
 			w.unanswered.Store(0)
 			if m.Pong.Error != "" {
