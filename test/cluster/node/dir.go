@@ -154,8 +154,8 @@ func (n *Node) kill(ctx context.Context) error {
 	}
 	return await(ctx, func() error {
 		// It is readable when init has ended, which the kernel lets it when all others have.
-		_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
-		if err == nil && findInit(n.settings.ID) == n.pid {
+		ended, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		if err == nil && ended == 0 {
 			err = errors.New("its processes do not end")
 		}
 		return err

@@ -71,18 +71,21 @@ var ErrNotRunning = errors.New("no node is running")
 // programs are what has to be installed.
 var programs = []string{"busybox", "containerd", "containerd-shim-runc-v2", "ctr", "etcd", "ip", "iptables", "mount", "nsenter", "runc", "setpriv"}
 
-// Missing tells what a node needs and this machine does not have.
-func Missing() error {
+// ErrMissing is what Start says where this machine lacks what a node needs.
+var ErrMissing = errors.New("a node cannot run here")
+
+// missing tells what a node needs and this machine does not have.
+func missing() error {
 	if os.Geteuid() != 0 {
-		return errors.New("a node needs root")
+		return fmt.Errorf("%w: it needs root", ErrMissing)
 	}
 	for _, p := range programs {
 		if _, err := lookPath(p); err != nil {
-			return fmt.Errorf("the program %s is missing (make deps installs it)", p)
+			return fmt.Errorf("%w: the program %s is missing (make deps installs it)", ErrMissing, p)
 		}
 	}
 	if _, err := os.Stat(filepath.Join(cniPlugins, "ptp")); err != nil {
-		return fmt.Errorf("%w (make deps installs it)", err)
+		return fmt.Errorf("%w: %w (make deps installs it)", ErrMissing, err)
 	}
 	return nil
 }
@@ -90,7 +93,7 @@ func Missing() error {
 // Start starts a node and returns when Pods can run. The node ends with Down, or, unless it is
 // detached, with this process. A program that calls it begins with Init.
 func Start(ctx context.Context, o Options) (n *Node, err error) {
-	if err := Missing(); err != nil {
+	if err := missing(); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
@@ -295,11 +298,14 @@ func (n *Node) Command(ctx context.Context, name string, args ...string) *exec.C
 // ClientCommand is a program outside the cluster: in the client's network namespace and else where
 // this process is. It has KUBECONFIG set and kubectl in PATH.
 func (n *Node) ClientCommand(ctx context.Context, name string, args ...string) *exec.Cmd {
-	enter := []string{fmt.Sprintf("--net=/proc/%d/fd/%d", n.pid, clientNetFD), "--", name}
+	enter := []string{"--net=" + n.clientNetwork(), "--", name}
 	cmd := exec.CommandContext(ctx, tool("nsenter"), slices.Concat(enter, args)...)
 	cmd.Env = n.environment()
 	return cmd
 }
+
+// clientNetwork is the client's network namespace as this process sees it.
+func (n *Node) clientNetwork() string { return fmt.Sprintf("/proc/%d/fd/%d", n.pid, clientNetFD) }
 
 // environment is this process's, changed for the cluster.
 func (n *Node) environment() []string {

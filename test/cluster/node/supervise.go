@@ -217,7 +217,7 @@ func (s *supervisor) run(name string, args ...string) error {
 	}
 	go func() {
 		_ = cmd.Wait()
-		s.ended <- fmt.Errorf("%s ended: %s; the end of its log:\n%s", name, cmd.ProcessState, tail(log.Name(), logTail))
+		s.ended <- fmt.Errorf("%s ended: %s; the end of its log:\n%s", name, cmd.ProcessState, tail(log.Name(), 0, logTail))
 	}()
 	return nil
 }
@@ -257,12 +257,13 @@ func (s *supervisor) config(file string) string { return filepath.Join(configDir
 // logTail is how much of a log is shown, in bytes.
 const logTail = 8 << 10
 
-// tail is the end of a file, in whole lines.
-func tail(path string, limit int) string {
+// tail is the end of a file, in whole lines, of what comes after a size that it had.
+func tail(path string, after int64, limit int) string {
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return err.Error()
 	}
+	b = b[min(after, int64(len(b))):]
 	if len(b) > limit {
 		_, b, _ = bytes.Cut(b[len(b)-limit:], []byte("\n"))
 	}

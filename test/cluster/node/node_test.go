@@ -1,0 +1,271 @@
+package node_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"vmfr/test/cluster"
+	"vmfr/test/cluster/node"
+	"vmfr/test/fixture"
+)
+
+// insideEnv makes this program the one whose tests run on a node, and TestInside its test.
+const insideEnv = "VMFR_TEST_INSIDE"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(insideEnv) != "" {
+		node.Main(m)
+	}
+	node.Init()
+	os.Exit(m.Run())
+}
+
+// limit is for what takes seconds on an idle machine.
+const limit = 4 * time.Minute
+
+// TestNode starts a node as another package's tests do, uses it from outside its cluster, and kills
+// the process that started it. The kernel must end everything, and what it does not free must be
+// found and freed by whoever comes next.
+func TestNode(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it starts a node")
+	}
+	fixture.NeedRoot(t)
+	fixture.Need(t, "busybox", "containerd", "ctr", "curl", "etcd", "ip", "iptables", "losetup", "nsenter", "runc", "setpriv")
+	cluster.Kubernetes.Need(t)
+	began := time.Now()
+	// The node's directory has to be where containers' roots can be, which is not /tmp.
+	cache, err := os.MkdirTemp(cluster.CacheDir(), "test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		dirs, _ := filepath.Glob(filepath.Join(cache, "node-*"))
+		for _, dir := range dirs { // of a test that failed
+			if err := node.Down(context.Background(), dir); err != nil {
+				t.Error(err)
+			}
+		}
+		_ = os.RemoveAll(cache)
+	})
+	kubernetes, _, err := cluster.Kubernetes.Programs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(kubernetes, filepath.Join(cache, filepath.Base(kubernetes))); err != nil {
+		t.Fatal(err)
+	}
+	tests := exec.Command("/proc/self/exe", "-test.run=^TestInside$", "-test.v", "-test.timeout="+limit.String())
+	tests.Env = append(os.Environ(), insideEnv+"=1", cluster.CacheEnv+"="+cache)
+	tests.Stderr = os.Stderr
+	tests.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	stdout, err := tests.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tests.Start(); err != nil {
+		t.Fatal(err)
+	}
+	killed := false
+	defer func() {
+		if !killed {
+			_ = tests.Process.Signal(os.Interrupt)
+			_ = tests.Wait()
+		}
+	}()
+	var loop string
+	lines := bufio.NewScanner(stdout)
+	for loop == "" && lines.Scan() {
+		t.Logf("%s %s", time.Since(began).Round(10*time.Millisecond), lines.Text())
+		_, loop, _ = strings.Cut(lines.Text(), "inside: ")
+	}
+	if loop == "" {
+		t.Fatal("the tests on the node did not come to their end")
+	}
+	dirs, err := filepath.Glob(filepath.Join(cache, "node-*"))
+	if err != nil || len(dirs) != 1 {
+		t.Fatalf("directories of nodes: %q, %v", dirs, err)
+	}
+	n, err := node.Open(dirs[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	inside := processes(t, n)
+	if len(inside) < 10 {
+		t.Errorf("%d processes run in the node: %q", len(inside), inside)
+	}
+
+	killed = true
+	if err := tests.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = io.Copy(io.Discard, stdout) // to its end: the tests', who have it as well
+	_ = tests.Wait()
+	for _, p := range inside {
+		eventually(t, "the node to end", func() error {
+			if now, err := os.ReadFile(filepath.Join("/proc", p, "cgroup")); err == nil && bytes.Contains(now, []byte(n.ID())) {
+				return fmt.Errorf("process %s is still there", p)
+			}
+			return nil
+		})
+	}
+	// What is tested would mean nothing if there were nothing to free.
+	if groups, err := node.Groups(n.ID()); err != nil || len(groups) == 0 {
+		t.Errorf("control groups of a killed node: %q, %v", groups, err)
+	}
+	if loops, err := node.Loops(n.Dir()); err != nil || !slices.Equal(loops, []string{loop}) {
+		t.Errorf("loop devices of a killed node: %q, %v, want %s", loops, err, loop)
+	}
+
+	if _, err := node.Open(n.Dir()); !errors.Is(err, node.ErrNotRunning) {
+		t.Errorf("a killed node: %v", err)
+	}
+	if err := node.RemoveDead(t.Context(), cache); err != nil {
+		t.Fatal(err)
+	}
+	if groups, err := node.Groups(n.ID()); err != nil || len(groups) > 0 {
+		t.Errorf("left: control groups %q, %v", groups, err)
+	}
+	backing, _ := os.ReadFile("/sys/block/" + filepath.Base(loop) + "/loop/backing_file")
+	if strings.HasSuffix(strings.TrimSpace(string(backing)), loopFile) {
+		t.Errorf("left: %s of %s", loop, backing)
+	}
+	if _, err := os.Stat(n.Dir()); !os.IsNotExist(err) {
+		t.Errorf("left: %s (%v)", n.Dir(), err)
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil || bytes.Contains(mounts, []byte(n.Dir())) {
+		t.Errorf("left: mounts of %s (%v)", n.Dir(), err)
+	}
+}
+
+// loopFile is the end of the name of the file of TestInside's loop device.
+const loopFile = "/var/lib/inside.img"
+
+// TestInside runs outside the cluster of TestNode's node.
+func TestInside(t *testing.T) {
+	if os.Getenv(insideEnv) == "" {
+		t.Skip("TestNode runs it on a node")
+	}
+	c := node.Current(t)
+	n := c.Node(t)
+	ctx := t.Context()
+	kubectl := func(stdin string, args ...string) string {
+		t.Helper()
+		cmd := exec.CommandContext(ctx, "kubectl", args...) // of the node's version, by PATH and KUBECONFIG
+		cmd.Stdin = strings.NewReader(stdin)
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s: %v: %s", cmd, err, out)
+		}
+		return string(out)
+	}
+	began := time.Now()
+	kubectl(fmt.Sprintf(web, n.Tools()), "apply", "-f", "-")
+	kubectl("", "wait", "--for=condition=Ready", "pod/web", "--timeout="+limit.String())
+	t.Logf("a Pod is ready after %s", time.Since(began).Round(10*time.Millisecond))
+	address := kubectl("", "get", "service", "web", "-o", "jsonpath={.spec.clusterIP}")
+	eventually(t, "the Service", func() error {
+		r, err := (&http.Client{Timeout: 5 * time.Second}).Get("http://" + address)
+		if err != nil {
+			return err
+		}
+		defer r.Body.Close()
+		if b, err := io.ReadAll(r.Body); err != nil || string(b) != "hello from a Pod\n" {
+			return fmt.Errorf("%q, %w", b, err)
+		}
+		return nil
+	})
+	// A Pod reaches itself by its Service, and nothing that is not in the node.
+	if out := kubectl("", "exec", "web", "--", "wget", "-qO-", "http://"+address); !strings.Contains(out, "hello") {
+		t.Errorf("the Service from the Pod: %q", out)
+	}
+	if err := exec.CommandContext(ctx, "kubectl", "exec", "web", "--", "wget", "-T", "5", "-qO-", "http://192.0.2.1").Run(); err == nil {
+		t.Error("a Pod reaches an address that nobody has")
+	}
+	// Left for TestNode: a loop device of a file in the node.
+	out, err := n.Command(ctx, "sh", "-ec", "truncate -s 1M /var/lib/inside.img; losetup --find --show /var/lib/inside.img").CombinedOutput()
+	if err != nil {
+		t.Fatalf("losetup: %v: %s", err, out)
+	}
+	fmt.Printf("inside: %s", out)
+	<-ctx.Done() // TestNode kills this process
+}
+
+const web = `
+apiVersion: v1
+kind: Pod
+metadata: {name: web, labels: {app: web}}
+spec:
+  containers:
+  - name: web
+    image: %s
+    command: [/bin/sh, -c, "mkdir /www; echo hello from a Pod > /www/index.html; exec httpd -f -p 8080 -h /www"]
+    readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
+`
+
+// processes are the identifiers, as this process sees them, of all in the node's control groups.
+func processes(t *testing.T, n *node.Node) []string {
+	t.Helper()
+	groups, err := node.Groups(n.ID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []string
+	for _, g := range groups {
+		b, err := os.ReadFile(filepath.Join(g, "cgroup.procs"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, strings.Fields(string(b))...)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// eventually waits until ready returns nil.
+func eventually(t *testing.T, what string, ready func() error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	for {
+		err := ready()
+		if err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("%s: %v", what, err)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// TestArguments: what a node took to start is taken from the time of the tests.
+func TestArguments(t *testing.T) {
+	got := node.Arguments([]string{"-test.timeout=10m0s", "-test.v", "-hold"}, 30*time.Second)
+	if want := []string{"-test.timeout=9m30s", "-test.v", "-hold"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if got := node.Arguments([]string{"-test.timeout=0s"}, time.Minute); !slices.Equal(got, []string{"-test.timeout=0s"}) {
+		t.Errorf("no limit became %q", got)
+	}
+}
