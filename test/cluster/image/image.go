@@ -46,6 +46,7 @@ type Image struct {
 	Env        []string // NAME=value; PATH has a default
 	User       string   // "UID", "UID:GID"; empty: root
 	WorkingDir string   // empty: /
+	Labels     map[string]string
 }
 
 // File is a file, a folder or a symbolic link of an image. Folders above it need not be named; they
@@ -110,8 +111,11 @@ func (i Image) build() (v1.Image, error) {
 	}
 	config = config.DeepCopy()
 	config.OS, config.Architecture = runtime.GOOS, runtime.GOARCH
-	config.Config = v1.Config{Entrypoint: i.Entrypoint, Cmd: i.Cmd, User: i.User, WorkingDir: cmp.Or(i.WorkingDir, "/"),
-		Env: append([]string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}, i.Env...)}
+	config.Config = v1.Config{Entrypoint: i.Entrypoint, Cmd: i.Cmd, User: i.User, WorkingDir: cmp.Or(i.WorkingDir, "/"), Labels: i.Labels,
+		Env: i.Env}
+	if !slices.ContainsFunc(i.Env, func(e string) bool { return strings.HasPrefix(e, "PATH=") }) {
+		config.Config.Env = append([]string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}, i.Env...)
+	}
 	return mutate.ConfigFile(img, config)
 }
 
