@@ -1,10 +1,10 @@
 package cluster
 
 import (
+	"fmt"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"testing"
 
 	velerov1crds "github.com/vmware-tanzu/velero/config/crd/v1/crds"
 	velerov2crds "github.com/vmware-tanzu/velero/config/crd/v2alpha1/crds"
@@ -21,18 +21,26 @@ func veleroCRDs() []*apiextensionsv1.CustomResourceDefinition {
 	return append(append([]*apiextensionsv1.CustomResourceDefinition{}, velerov1crds.CRDs...), velerov2crds.CRDs...)
 }
 
-// snapshotCRDs are those of the API group snapshot.storage.k8s.io, as its module has them.
-func snapshotCRDs(t testing.TB) envtest.CRDInstallOptions {
-	t.Helper()
-	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", snapshotModule).Output()
+// CRDs are all that Velero, CSI's snapshots and KubeVirt add to a cluster; KubeVirt's are
+// stand-ins.
+func CRDs() (envtest.CRDInstallOptions, error) {
+	files, err := snapshotCRDs()
+	return envtest.CRDInstallOptions{CRDs: append(veleroCRDs(), kubevirtCRDs()...), Paths: files}, err
+}
+
+// snapshotCRDs are the files of those of the API group snapshot.storage.k8s.io, as its module has them.
+func snapshotCRDs() ([]string, error) {
+	cmd := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", snapshotModule)
+	cmd.Dir = Module{}.source()
+	out, err := cmd.Output()
 	if err != nil {
-		t.Fatalf("go list -m %s: %v", snapshotModule, err)
+		return nil, fmt.Errorf("%s: %w", cmd, err)
 	}
 	files, err := filepath.Glob(filepath.Join(strings.TrimSpace(string(out)), "config", "crd", "snapshot.storage.k8s.io_*.yaml"))
-	if err != nil || len(files) == 0 {
-		t.Fatalf("%s has no CRDs: %v", snapshotModule, err)
+	if err == nil && len(files) == 0 {
+		err = fmt.Errorf("%s has no CRDs", snapshotModule)
 	}
-	return envtest.CRDInstallOptions{Paths: files}
+	return files, err
 }
 
 // kubevirtCRDs are stand-ins for KubeVirt's and CDI's: the kinds, with any content.

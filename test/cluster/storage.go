@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/config"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -47,7 +48,11 @@ type Storage struct {
 func StartStorage(t testing.TB, cp ControlPlane) *Storage {
 	t.Helper()
 	cp.StartControllers(t)
-	cp.install(t, snapshotCRDs(t))
+	files, err := snapshotCRDs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cp.install(t, envtest.CRDInstallOptions{Paths: files})
 	s := &Storage{client: cp.Client(t), snapshots: map[string]bool{}}
 	now, late := storagev1.VolumeBindingImmediate, storagev1.VolumeBindingWaitForFirstConsumer
 	create(t, s.client, &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: StorageClass}, Provisioner: StorageDriver, VolumeBindingMode: &now})
