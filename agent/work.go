@@ -24,6 +24,7 @@ import (
 	"vmfr/agent/tree"
 	"vmfr/agent/worker"
 	api "vmfr/api/session"
+	"vmfr/fusefs"
 	"vmfr/sshd"
 )
 
@@ -47,7 +48,11 @@ var errGone = errors.New("the supervisor is gone")
 func runWork() int {
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	probe(log, false)
-	weaker, err := sandbox.Seal()
+	var weaker []string
+	err := fusefs.Prepare()
+	if err == nil {
+		weaker, err = sandbox.Seal()
+	}
 	if err == nil {
 		probe(log, true)
 		var conn *session.Conn

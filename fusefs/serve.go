@@ -34,6 +34,20 @@ func Serve(dev *os.File, t *tree.Tree, o Options) (*Server, error) {
 	return s, nil
 }
 
+// Prepare opens what serving needs by path, for a process that is about to give up paths: go-fuse
+// empties a pipe into /dev/null when it has been used.
+func Prepare() error {
+	if _, err := os.Stat(os.DevNull); err != nil {
+		return err // go-fuse would panic
+	}
+	pipe, err := splice.Get()
+	if err != nil {
+		return err
+	}
+	splice.Done(pipe)
+	return nil
+}
+
 // newServer starts serving at what go-fuse calls a mount point: a directory, which go-fuse
 // mounts with fusermount3, or /dev/fd/N.
 func newServer(mountPoint string, t *tree.Tree, o Options) (*Server, error) {

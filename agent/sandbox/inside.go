@@ -2,6 +2,8 @@ package sandbox
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"runtime"
 	"unsafe"
 
@@ -14,13 +16,42 @@ import (
 // place is a folder that every Linux has, to mount the new root on for a moment.
 const place = "/proc"
 
-// emptyRoot makes an empty read-only tmpfs the only mount there is.
+// shown are the files that the program finds in its root until it calls Seal: go-fuse splices by way
+// of the first, and asks the second how large a pipe may be.
+var shown = [...]string{"/dev/null", "/proc/sys/fs/pipe-max-size"}
+
+// emptyRoot makes a read-only tmpfs that holds nothing but what is shown the only root there is.
 func emptyRoot() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make the mounts private: %w", err)
 	}
-	if err := unix.Mount("vmfr", place, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_RDONLY, "size=4k,nr_inodes=2,mode=0555"); err != nil {
+	var trees [len(shown)]int // taken before place is covered
+	for i, name := range shown {
+		fd, err := unix.OpenTree(unix.AT_FDCWD, name, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+		if err != nil {
+			return fmt.Errorf("open_tree %s: %w", name, err)
+		}
+		trees[i] = fd
+	}
+	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	if err := unix.Mount("vmfr", place, "tmpfs", flags, "size=4k,nr_inodes=16,mode=0755"); err != nil {
 		return fmt.Errorf("mount a tmpfs: %w", err)
+	}
+	defer unix.Umask(unix.Umask(0)) // another user is to find them
+	for i, name := range shown {
+		at := filepath.Join(place, name)
+		if err := os.MkdirAll(filepath.Dir(at), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(at, nil, 0o444); err != nil {
+			return err
+		}
+		if err := unix.MoveMount(trees[i], "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+			return fmt.Errorf("move_mount %s: %w", name, err)
+		}
+	}
+	if err := unix.Mount("", place, "", flags|unix.MS_RDONLY|unix.MS_REMOUNT|unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("make the root read-only: %w", err)
 	}
 	return mountns.Pivot(place)
 }

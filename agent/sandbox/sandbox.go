@@ -2,11 +2,11 @@
 // the worker, which reads what guests wrote.
 //
 //	Command ── clone(2) ──> Main: new namespaces, still root
-//	                          │ an empty root directory, limits, own uid, no capability
+//	                          │ an all but empty root directory, limits, own uid, no capability
 //	                          └─ execveat(2) ──> the program ── Seal: Landlock, seccomp
 //
 // Main runs in the first process of new mount, PID, IPC, UTS, network and cgroup namespaces. It
-// replaces the root by an empty read-only tmpfs and starts the program again from a descriptor,
+// replaces the root by a read-only tmpfs of two files and starts the program again from a descriptor,
 // since credentials and capabilities are a thread's own and only exec makes them the process's.
 // The program then calls Seal before it reads a byte from anybody.
 //
@@ -43,7 +43,7 @@ const (
 	maxTasks = 2048
 	// maxLocked is its locked memory, in bytes.
 	maxLocked = 64 << 10
-	// niceness is below the supervisor's: a session must not keep others from being managed.
+	// niceness is added to the supervisor's: a session must not keep others from being managed.
 	niceness = 5
 	// oomScore makes the kernel choose a worker before anything else. It is the highest there is,
 	// because a kubelet starts pods with up to 999, and below that only CAP_SYS_RESOURCE may go.
@@ -134,7 +134,7 @@ func become(settings, files string) error {
 		{"mounts", emptyRoot},
 		{"host name", func() error { return unix.Sethostname([]byte("vmfr")) }},
 		{"descriptors", func() error { return unix.CloseRange(uint(first), ^uint(0)>>32, unix.CLOSE_RANGE_CLOEXEC) }},
-		{"niceness", func() error { return unix.Setpriority(unix.PRIO_PROCESS, 0, niceness) }},
+		{"niceness", beNicer},
 		{"limits", setLimits},
 		{"privileges", func() error { return confine.DropPrivileges(o.UID) }},
 		// A change of ids cancels what the parent asked for.
@@ -145,4 +145,16 @@ func become(settings, files string) error {
 		}
 	}
 	return fmt.Errorf("start: %w", execAt(self, o.Args, o.Env))
+}
+
+// beNicer gives way to the process that started this one, whatever its own niceness is: a lower
+// one than that would need CAP_SYS_NICE.
+func beNicer() error {
+	p, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
+	if err != nil {
+		return err
+	}
+	const highest = 19
+	// getpriority(2) itself returns 20 less the niceness.
+	return unix.Setpriority(unix.PRIO_PROCESS, 0, min(20-p+niceness, highest))
 }

@@ -59,8 +59,8 @@ var allowed = []string{
 	"exit", "exit_group",
 }
 
-// ioctls are requests that tell the size of a block device, and nothing else.
-var ioctls = []uint64{unix.BLKGETSIZE64, unix.BLKSSZGET, unix.BLKPBSZGET}
+// ioctls are requests that tell the size of a block device or what a pipe holds, and nothing else.
+var ioctls = []uint64{unix.BLKGETSIZE64, unix.BLKSSZGET, unix.BLKPBSZGET, unix.TIOCINQ}
 
 // fcntls change nothing but the descriptor.
 var fcntls = []uint64{unix.F_DUPFD_CLOEXEC, unix.F_GETFD, unix.F_SETFD, unix.F_GETFL, unix.F_SETFL, unix.F_SETPIPE_SZ, unix.F_GETPIPE_SZ}
