@@ -58,7 +58,9 @@ func (p *pod) write(dir string, files map[string]string) {
 		p.t.Fatal(err)
 	}
 	for name, content := range files {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+		// As the kubelet does, so that nobody reads half of it.
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.WriteFile(path+".new", []byte(content), 0o600), os.Rename(path+".new", path)); err != nil {
 			p.t.Fatal(err)
 		}
 	}

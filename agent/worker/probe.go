@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 
 	"vmfr/agent/fsys"
 )
@@ -18,7 +19,7 @@ func (t *Totals) Probe(ctx context.Context) error {
 		return nil
 	}
 	tree := s.disks.Tree
-	if _, err := tree.ReadDir(tree.Root(), 0, make([]fsys.Dirent, 8)); err != nil {
+	if _, err := tree.ReadDir(tree.Root(), 0, make([]fsys.Dirent, 8)); err != nil && !errors.Is(err, io.EOF) {
 		return fmt.Errorf("the tree's root: %w", err)
 	}
 	n, err := tree.Resolve("/README.txt", false)
