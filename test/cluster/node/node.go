@@ -211,7 +211,7 @@ func follow(report io.Reader, log io.Writer) error {
 		var e event
 		switch err := d.Decode(&e); {
 		case errors.Is(err, io.EOF):
-			return errors.New("it ended; its directory has the logs of a run that is kept (nodectl up)")
+			return errors.New("its init was killed")
 		case err != nil:
 			return err
 		case e.Error != "":
@@ -244,7 +244,7 @@ func Open(dir string) (*Node, error) {
 		return nil, fmt.Errorf("%s: %w", dir, err)
 	}
 	if n.pid = findInit(n.settings.ID); n.pid == 0 {
-		return nil, fmt.Errorf("%s: %w", dir, ErrNotRunning)
+		return nil, fmt.Errorf("%s: %w; %s says why the last one ended", dir, ErrNotRunning, n.LogPath("node"))
 	}
 	return n, nil
 }

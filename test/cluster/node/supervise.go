@@ -6,6 +6,7 @@ import (
 	"embed"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -83,7 +84,27 @@ func (s *supervisor) start(ctx context.Context) error {
 	if err := s.run("kubelet", "--config", s.config("kubelet.yaml"), "--kubeconfig", s.pki("kubelet.kubeconfig"), "--node-ip", Address, "--v=2"); err != nil {
 		return err
 	}
-	return s.await(ctx, "kubelet", s.nodeReady)
+	if err := s.await(ctx, "kubelet", s.nodeReady); err != nil {
+		return err
+	}
+	return s.await(ctx, "kube-proxy", servicesReached)
+}
+
+// servicesReached tells why a Service's address would not be translated yet.
+func servicesReached(ctx context.Context) error {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1:10256/healthz", nil)
+	if err != nil {
+		return err
+	}
+	answer, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return err
+	}
+	_ = answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		return fmt.Errorf("it answers %s", answer.Status)
+	}
+	return nil
 }
 
 // configure writes the programs' configurations.
@@ -168,7 +189,8 @@ func (s *supervisor) startControlPlane(ctx context.Context) error {
 		return err
 	}
 	for _, p := range [][]string{
-		{"kube-controller-manager", "--leader-elect=false", "--use-service-account-credentials", "--root-ca-file", s.pki("ca.crt"),
+		// Its many controllers would wait for each other's requests.
+		{"kube-controller-manager", "--kube-api-qps", "1000", "--kube-api-burst", "1000", "--leader-elect=false", "--use-service-account-credentials", "--root-ca-file", s.pki("ca.crt"),
 			"--service-account-private-key-file", s.pki("accounts.key"),
 			"--cluster-signing-cert-file", s.pki("ca.crt"), "--cluster-signing-key-file", s.pki("ca.key")},
 		{"kube-scheduler", "--leader-elect=false"},
