@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -20,6 +21,8 @@ import (
 
 	gossh "golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	"k8s.io/client-go/kubernetes"
 
 	"vmfr/api/files"
 	api "vmfr/api/session"
@@ -42,7 +45,9 @@ type cell struct {
 	agent   *process
 	metrics string
 	env     []string
+	args    []string // of node, besides
 	pods    int
+	client  kubernetes.Interface
 }
 
 func newCell(t testing.TB) *cell {
@@ -54,6 +59,7 @@ func newCell(t testing.TB) *cell {
 	if err != nil {
 		t.Fatal(err)
 	}
+	c.connect()
 	c.env = append(os.Environ(), "KUBERNETES_SERVICE_HOST="+host, "KUBERNETES_SERVICE_PORT="+port)
 	c.apply(`
 apiVersion: v1
@@ -75,18 +81,9 @@ kind: ClusterRole
 metadata: {name: vmfr-agent}
 rules: [{apiGroups: [authentication.k8s.io], resources: [tokenreviews], verbs: [create]}]
 `)
-	c.account(c.root, "vmfr", c.kubectl("create", "token", "-n", "vmfr", "vmfr-agent"))
+	c.account(c.root, "vmfr", c.accountToken("vmfr", "vmfr-agent", authenticationv1.TokenRequestSpec{}))
 	c.start()
 	return c
-}
-
-func (c *cell) kubectl(args ...string) string {
-	c.t.Helper()
-	out, err := c.cp.Kubectl("", args...)
-	if err != nil {
-		c.t.Fatalf("kubectl %q: %v\n%s", args, err, out)
-	}
-	return strings.TrimSpace(out)
 }
 
 func (c *cell) apply(manifest string) {
@@ -104,7 +101,9 @@ func (c *cell) write(root, dir string, content map[string]string) {
 		c.t.Fatal(err)
 	}
 	for name, text := range content {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+		// As the kubelet does, so that nobody reads half of it.
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.WriteFile(path+".new", []byte(text), 0o600), os.Rename(path+".new", path)); err != nil {
 			c.t.Fatal(err)
 		}
 	}
@@ -131,7 +130,7 @@ func (c *cell) start() {
 	}
 	c.metrics = l.Addr().String()
 	_ = l.Close()
-	c.agent = c.run("node", "--dir", c.dir, "--root", c.root, "--node-name", "node-1", "--listen-metrics", c.metrics, "--max-sessions", "2")
+	c.agent = c.run(append([]string{"node", "--dir", c.dir, "--root", c.root, "--node-name", "node-1", "--listen-metrics", c.metrics, "--max-sessions", "2"}, c.args...)...)
 	c.agent.waitLog("waiting for holders")
 }
 
@@ -276,26 +275,10 @@ func (c *cell) newRestore(name string, backups map[string][]api.Mode) *restore {
 			c.t.Fatal(err)
 		}
 	}
-	report := api.ReportName(r.doc.UID)
 	for _, ns := range append([]string{r.namespace("")}, keys(backups, r.namespace)...) {
-		c.apply(fmt.Sprintf("apiVersion: v1\nkind: Namespace\nmetadata: {name: %s}\n---\napiVersion: v1\nkind: ServiceAccount\nmetadata: {name: holder, namespace: %[1]s}\n", ns))
+		c.holderNamespace(ns)
 	}
-	c.apply(strings.NewReplacer("NS", r.namespace(""), "REPORT", report).Replace(`
-apiVersion: v1
-kind: ConfigMap
-metadata: {name: REPORT, namespace: NS}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: Role
-metadata: {name: report, namespace: NS}
-rules: [{apiGroups: [""], resources: [configmaps], resourceNames: [REPORT], verbs: [patch]}]
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: RoleBinding
-metadata: {name: report, namespace: NS}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: report}
-subjects: [{kind: ServiceAccount, name: holder, namespace: NS}]
-`))
+	c.reportObjects(r.namespace(""), api.ReportName(r.doc.UID))
 	r.root("")
 	for b := range backups {
 		r.root(b)
@@ -332,15 +315,6 @@ func (r *restore) namespace(backup string) string {
 	return strings.TrimSuffix("vmfr-"+r.name+"-"+backup, "-")
 }
 
-// token makes a pod and a token bound to it.
-func (c *cell) token(namespace, node, audience string) string {
-	c.t.Helper()
-	c.pods++
-	pod := fmt.Sprintf("holder-%d", c.pods)
-	c.apply(fmt.Sprintf("apiVersion: v1\nkind: Pod\nmetadata: {name: %s, namespace: %s}\nspec:\n  serviceAccountName: holder\n  nodeName: %s\n  containers: [{name: hold, image: none}]\n", pod, namespace, node))
-	return c.kubectl("create", "token", "-n", namespace, "holder", "--audience", audience, "--bound-object-kind", "Pod", "--bound-object-name", pod)
-}
-
 // root makes the root folder of a part's pod.
 func (r *restore) root(backup string) string {
 	c := r.c
@@ -356,7 +330,7 @@ func (r *restore) root(backup string) string {
 	c.write(root, api.DirIdentity, map[string]string{api.KeyJoin: string(r.join), api.KeyHostKey: r.hostKey})
 	c.write(root, api.DirToken, map[string]string{api.FileToken: c.token(ns, "node-1", api.TokenAudience)})
 	if backup == "" {
-		c.account(root, ns, c.kubectl("create", "token", "-n", ns, "holder"))
+		c.account(root, ns, c.accountToken(ns, "holder", authenticationv1.TokenRequestSpec{}))
 		c.write(root, api.DirSSH, map[string]string{api.KeyUsername: "oadp", api.KeyAuthorizedKeys: r.keys})
 		c.write(root, api.DirBrowser, map[string]string{api.KeyUsername: "oadp", api.KeyPassword: r.password})
 		c.write(root, api.DirTLS, map[string]string{api.KeyCertificate: string(r.tls.Cert), api.KeyPrivateKey: string(r.tls.Key)})
@@ -521,11 +495,4 @@ func (c *cell) workers() (pids []int) {
 		}
 	}
 	return pids
-}
-
-// report is the ConfigMap that the controller reads.
-func (r *restore) report() (*api.Report, error) {
-	r.c.t.Helper()
-	b := r.c.kubectl("get", "configmap", "-n", r.namespace(""), api.ReportName(r.doc.UID), "-o", `go-template={{index .data "report.json"}}`)
-	return api.DecodeReport([]byte(b), r.doc.ID)
 }

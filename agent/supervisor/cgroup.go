@@ -79,7 +79,7 @@ func version2(dir string) (*groups, error) {
 	if err := os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+memory"), 0); err != nil {
 		return nil, err
 	}
-	return cleaned(&groups{dir, "memory.max", "memory.events"}), nil
+	return &groups{dir, "memory.max", "memory.events"}, nil
 }
 
 // version1 makes groups below this process's own, or below the mount's root where that shows
@@ -96,20 +96,23 @@ func version1(mount, path string) (*groups, error) {
 		if err := os.Remove(probe); err != nil {
 			continue
 		}
-		return cleaned(&groups{dir, "memory.limit_in_bytes", "memory.oom_control"}), nil
+		return &groups{dir, "memory.limit_in_bytes", "memory.oom_control"}, nil
 	}
 	return nil, fmt.Errorf("no group can be made below %s", mount)
 }
 
 const groupPrefix = "vmfr-worker-"
 
-// cleaned removes the groups of a predecessor that was killed; those still in use stay.
-func cleaned(g *groups) *groups {
-	old, _ := filepath.Glob(filepath.Join(g.dir, groupPrefix+"*"))
-	for _, dir := range old {
-		_ = os.Remove(dir)
+// leftovers are the groups of a predecessor that was killed. Nil has none.
+func (g *groups) leftovers() (old []*group) {
+	if g == nil {
+		return nil
 	}
-	return g
+	dirs, _ := filepath.Glob(filepath.Join(g.dir, groupPrefix+"*"))
+	for _, dir := range dirs {
+		old = append(old, &group{dir: dir})
+	}
+	return old
 }
 
 // add limits the memory of a process, in bytes.
@@ -146,15 +149,15 @@ func (g *group) outOfMemory() bool {
 	return false
 }
 
-// remove removes the group of a process that has ended.
+// removeLimit is how long the kernel may take to forget a process that was killed.
+const removeLimit = 2 * time.Second
+
+// remove removes the group of a process that has ended; where it has not, the group stays.
 func (g *group) remove() {
 	if g == nil {
 		return
 	}
-	for range 50 {
-		if err := os.Remove(g.dir); !errors.Is(err, unix.EBUSY) {
-			return
-		}
-		time.Sleep(10 * time.Millisecond) // the kernel takes a moment to forget the process
+	for until := time.Now().Add(removeLimit); errors.Is(os.Remove(g.dir), unix.EBUSY) && time.Now().Before(until); {
+		time.Sleep(10 * time.Millisecond)
 	}
 }

@@ -172,6 +172,9 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	if s.groups, err = newGroups(); err != nil {
 		s.log.Warn("workers have no memory limit of the kernel's, only Go's own", "err", err)
 	}
+	for _, old := range s.groups.leftovers() { // known before there are groups of our own
+		s.wg.Go(old.remove)
+	}
 	defer context.AfterFunc(ctx, func() { _ = l.Close() })()
 	s.serving.Store(true)
 	s.log.Info("waiting for holders", "socket", l.Addr().String())

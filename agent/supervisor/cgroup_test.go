@@ -1,0 +1,146 @@
+package supervisor
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"vmfr/test/fixture"
+)
+
+// TestMemoryLimit: a process that takes more than its group may is killed by the kernel, alone, and
+// the group says so. It is about whichever version of control groups this machine has its memory
+// controller in.
+func TestMemoryLimit(t *testing.T) {
+	fixture.NeedRoot(t)
+	g, err := newGroups()
+	if err != nil {
+		t.Skipf("no group can be made here: %v", err)
+	}
+	t.Logf("groups below %s, limited by %s", g.dir, g.limit)
+	// tail keeps its input until a line ends.
+	eater := exec.Command("tail", "-n1")
+	feed, err := eater.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	calm := exec.Command("sleep", "1000")
+	for _, c := range []*exec.Cmd{eater, calm} {
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Process.Kill(); _ = c.Wait() })
+	}
+	const limit = 16 << 20
+	small, err := g.add("small", eater.Process.Pid, limit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	large, err := g.add("large", calm.Process.Pid, 4*limit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if small.outOfMemory() || large.outOfMemory() {
+		t.Error("a group is out of memory before anything happens")
+	}
+	chunk := bytes.Repeat([]byte{'x'}, 1<<20)
+	for range 16 * limit >> 20 {
+		if _, err = feed.Write(chunk); err != nil {
+			break
+		}
+	}
+	if !errors.Is(err, unix.EPIPE) {
+		t.Errorf("%d times its limit were eaten: %v", 16, err)
+	}
+	_ = eater.Wait()
+	if s, ok := eater.ProcessState.Sys().(interface{ Signal() unix.Signal }); !ok || s.Signal() != unix.SIGKILL {
+		t.Errorf("it ended with %v", eater.ProcessState)
+	}
+	if !small.outOfMemory() || large.outOfMemory() {
+		t.Errorf("out of memory: %v, the other one %v", small.outOfMemory(), large.outOfMemory())
+	}
+	if err := calm.Process.Signal(unix.Signal(0)); err != nil {
+		t.Errorf("the other process: %v", err)
+	}
+	small.remove()
+	if _, err := os.Stat(small.dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the group is left: %v", err)
+	}
+	// What a killed predecessor left goes with its processes.
+	var removed sync.WaitGroup
+	for _, old := range g.leftovers() {
+		if old.dir == large.dir {
+			removed.Go(old.remove)
+		}
+	}
+	_ = calm.Process.Kill()
+	_ = calm.Wait()
+	removed.Wait()
+	if _, err := os.Stat(large.dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the predecessor's group is left: %v", err)
+	}
+}
+
+// TestVersion2Files: what is done to the files of version 2, on plain files that stand in for them: a
+// machine whose memory controller belongs to version 1 has no others. What the kernel does about
+// them is TestMemoryLimit's.
+func TestVersion2Files(t *testing.T) {
+	write := func(dir, name, text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	read := func(path ...string) string {
+		t.Helper()
+		b, err := os.ReadFile(filepath.Join(path...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	if _, err := version2(t.TempDir()); err == nil {
+		t.Error("a folder without control files is taken for a group")
+	}
+	dir := t.TempDir()
+	write(dir, "cgroup.controllers", "cpu io pids\n")
+	if _, err := version2(dir); err == nil || !strings.Contains(err.Error(), "no memory controller") {
+		t.Errorf("without a memory controller: %v", err)
+	}
+	write(dir, "cgroup.controllers", "cpu memory pids\n")
+	write(dir, "cgroup.subtree_control", "")
+	own := filepath.Join(dir, "vmfr-supervisor")
+	if err := os.Mkdir(own, 0o755); err != nil { // mkdir(2) there makes the files, too
+		t.Fatal(err)
+	}
+	write(own, "cgroup.procs", "")
+	g, err := version2(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if read(own, "cgroup.procs") != "0" || read(dir, "cgroup.subtree_control") != "+memory" || g.dir != dir {
+		t.Errorf("%+v; moved %q, handed on %q", g, read(own, "cgroup.procs"), read(dir, "cgroup.subtree_control"))
+	}
+	// After a restart in place the supervisor finds itself in its own group.
+	write(own, "cgroup.controllers", "memory\n")
+	if again, err := version2(own); err != nil || again.dir != dir {
+		t.Errorf("after a restart: %+v, %v", again, err)
+	}
+	w := &group{dir: filepath.Join(dir, groupPrefix+"x-"+strconv.Itoa(7)), events: filepath.Join(dir, "memory.events")}
+	write(dir, "memory.events", "low 0\nhigh 0\nmax 12\noom 1\noom_kill 0\n")
+	if w.outOfMemory() {
+		t.Error("nothing was killed")
+	}
+	write(dir, "memory.events", "low 0\nhigh 0\nmax 12\noom 1\noom_kill 1\noom_group_kill 0\n")
+	if !w.outOfMemory() {
+		t.Error("one was killed")
+	}
+}
