@@ -25,6 +25,7 @@ func Run() error {
 	if err != nil {
 		return err
 	}
+	probe()
 	unix.CloseOnExec(sandbox.Socket)
 	f := os.NewFile(sandbox.Socket, "engine")
 	if f == nil {

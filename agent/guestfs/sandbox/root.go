@@ -67,10 +67,13 @@ func makeRoot(o *Options) error {
 	if err := lend(o.Appliance, applianceDir, unix.MS_NODEV|unix.MS_NOEXEC); err != nil {
 		return err
 	}
-	for _, dir := range []string{disksDir, tmpDir, "/proc"} {
+	for _, dir := range []string{disksDir, tmpDir, "/proc", "/var"} {
 		if err := os.MkdirAll(filepath.Join(place, dir), 0o755); err != nil {
 			return err
 		}
+	}
+	if err := os.Symlink(tmpDir, filepath.Join(place, "/var/tmp")); err != nil { // qemu takes no other
+		return err
 	}
 	data := fmt.Sprintf("size=%s,mode=0700,uid=%d,gid=%d", tmpSize, o.UID, o.UID)
 	if err := unix.Mount("vmfr", filepath.Join(place, tmpDir), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, data); err != nil {

@@ -13,7 +13,7 @@
 //	/usr /lib ...      of the starter's root, read-only; /etc/ld.so.cache
 //	/vmfr/agent        the helper's program       /vmfr/appliance/  kernel, initrd, root
 //	/vmfr/disks/d0...  the disks' sockets         /dev/             null, zero, full, urandom, kvm
-//	/tmp               a tmpfs of its own         /proc             of its own processes
+//	/tmp, /var/tmp     a tmpfs of its own         /proc             of its own processes
 //
 // The sockets are made here, before the program runs, and sent through its connection to whoever
 // holds the other end: that may be a process without the right to make sockets (Receive).
