@@ -23,6 +23,7 @@ const (
 type places struct {
 	max  int
 	turn time.Duration
+	ask  func(*appliance) // asks it to make room
 
 	mu      sync.Mutex
 	running []*appliance // in the order of their starts
@@ -47,7 +48,7 @@ func (p *places) take(ctx context.Context, a *appliance, waiting func(running in
 	defer tick.Stop()
 	for asked := time.Now(); ; {
 		for _, o := range p.inTheWay(a, time.Since(asked)) {
-			o.makeRoom()
+			p.ask(o)
 		}
 		select {
 		case <-a.turn:

@@ -150,7 +150,7 @@ func newSupervisor(cfg Config) (*Supervisor, error) {
 	}
 	s.metrics = newMetrics(s)
 	if a := cfg.Appliances; a != nil {
-		s.places = places{max: a.Max, turn: turn}
+		s.places = places{max: a.Max, turn: turn, ask: (*appliance).makeRoom}
 		s.metrics.registry.MustRegister(&s.places)
 	}
 	return s, nil
