@@ -221,10 +221,12 @@ func (o *openedDisks) addPath(s diskSpec) error {
 	}
 	d := worker.Disk{Name: s.disk, Source: s.path, File: f, Format: s.format}
 	if s.format == image.FormatQCOW2 {
-		if d.Dir, err = os.OpenRoot(filepath.Dir(s.path)); err != nil {
+		dir, err := os.OpenRoot(filepath.Dir(s.path))
+		if err != nil {
 			return fmt.Errorf("disk %s/%s: %w", s.backup, s.disk, err)
 		}
-		o.closers = append(o.closers, d.Dir.Close)
+		o.closers = append(o.closers, dir.Close)
+		d.Dir = dir
 	}
 	o.add(s.backup, d)
 	return nil

@@ -38,13 +38,16 @@ func main() {
 		os.Exit(jail.Main(os.Args[2:])) // started by serve, see agent/jail
 	}
 	if len(os.Args) > 1 && os.Args[1] == sandbox.Command {
-		os.Exit(sandbox.Main(os.Args[2:])) // started by node, see agent/sandbox
+		os.Exit(sandbox.Main(os.Args[2:])) // started by node and serve, see agent/sandbox
 	}
 	if len(os.Args) > 1 && os.Args[1] == guestfs.Command {
 		os.Exit(guestfs.Main(os.Args[2:])) // started by node, see agent/guestfs/sandbox
 	}
 	if len(os.Args) == 2 && os.Args[1] == workCommand {
-		os.Exit(runWork())
+		os.Exit(runWork(work))
+	}
+	if len(os.Args) == 2 && os.Args[1] == localCommand {
+		os.Exit(runWork(workLocal))
 	}
 	ctx, stop := cli.Interruptible()
 	defer stop()

@@ -88,7 +88,12 @@ type server struct {
 // launch starts serve or mount and returns it with its standard output.
 func launch(t testing.TB, args ...string) (*server, io.Reader) {
 	t.Helper()
-	s := &server{t: t, cmd: command(t, args...), stderr: &bytes.Buffer{}}
+	return launchCommand(t, command(t, args...))
+}
+
+func launchCommand(t testing.TB, c *exec.Cmd) (*server, io.Reader) {
+	t.Helper()
+	s := &server{t: t, cmd: c, stderr: &bytes.Buffer{}}
 	s.cmd.Stderr = s.stderr
 	out, err := s.cmd.StdoutPipe()
 	if err != nil {
@@ -109,13 +114,18 @@ func launch(t testing.TB, args ...string) (*server, io.Reader) {
 // start runs serve or mount until the ready line.
 func start(t testing.TB, args ...string) *server {
 	t.Helper()
-	s, out := launch(t, args...)
+	return startCommand(t, command(t, args...))
+}
+
+func startCommand(t testing.TB, c *exec.Cmd) *server {
+	t.Helper()
+	s, out := launchCommand(t, c)
 	r := bufio.NewReader(out)
 	var err error
 	if s.line, err = r.ReadString('\n'); err != nil {
 		_ = s.cmd.Wait()
 		s.ended = true
-		t.Fatalf("%q did not become ready: %v\n%s", args, err, s.stderr)
+		t.Fatalf("%q did not become ready: %v\n%s", c.Args, err, s.stderr)
 	}
 	go func() { _, _ = io.Copy(io.Discard, r) }()
 	return s
@@ -126,7 +136,13 @@ func serve(t testing.TB, args ...string) *server {
 	t.Helper()
 	args = append([]string{"serve", "--json", "--listen-ssh", "127.0.0.1:0", "--listen-https", "127.0.0.1:0", "--state",
 		filepath.Join(t.TempDir(), "state")}, args...)
-	s := start(t, args...)
+	return serveCommandLine(t, command(t, args...))
+}
+
+// serveCommandLine is serve for a command line that has --json.
+func serveCommandLine(t testing.TB, c *exec.Cmd) *server {
+	t.Helper()
+	s := startCommand(t, c)
 	if err := json.Unmarshal([]byte(s.line), &s.ready); err != nil {
 		t.Fatalf("ready line %q: %v", s.line, err)
 	}

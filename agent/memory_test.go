@@ -52,16 +52,23 @@ func TestMemory(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid))
-	if err != nil {
-		t.Fatal(err)
-	}
 	if text, err := s.curl("/metrics"); err != nil || !regexp.MustCompile(`vmfr_cache_misses_total\{backup="b",cache="clusters",disk="d"\} [1-9]`).MatchString(text) {
 		t.Errorf("no cluster was inflated: the test shows nothing (%v)", err)
 	}
-	peak, _ := strconv.ParseInt(regexp.MustCompile(`VmHWM:\s+(\d+) kB`).FindStringSubmatch(string(status))[1], 10, 64)
-	t.Logf("peak of resident memory: %d KiB", peak)
-	if peak<<10 > memoryLimit {
-		t.Errorf("peak of resident memory %d KiB, want at most %d", peak, memoryLimit>>10)
+	read := false
+	for _, pid := range append(children(t, s.cmd.Process.Pid), strconv.Itoa(s.cmd.Process.Pid)) {
+		status, err := os.ReadFile("/proc/" + pid + "/status")
+		if err != nil {
+			t.Fatal(err)
+		}
+		peak, _ := strconv.ParseInt(regexp.MustCompile(`VmHWM:\s+(\d+) kB`).FindStringSubmatch(string(status))[1], 10, 64)
+		t.Logf("peak of resident memory of process %s: %d KiB", pid, peak)
+		if peak<<10 > memoryLimit {
+			t.Errorf("peak of resident memory %d KiB, want at most %d", peak, memoryLimit>>10)
+		}
+		read = read || peak<<10 > 40<<20
+	}
+	if !read {
+		t.Error("no process has as much memory as one that reads: the test shows nothing")
 	}
 }

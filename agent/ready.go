@@ -14,8 +14,6 @@ import (
 	"golang.org/x/crypto/ssh/knownhosts"
 
 	"vmfr/agent/sample"
-	"vmfr/agent/tree"
-	"vmfr/agent/worker"
 )
 
 // ready is what is served and how to get at it, for people and programs.
@@ -41,11 +39,12 @@ type readyHTTPS struct {
 	CAFile       string `json:"caFile"`
 }
 
-func newReady(f *serveFlags, cfg *worker.Config, a access) ready {
+func (s *serving) newReady() ready {
 	var r ready
-	if c := cfg.SSH; c != nil {
+	a := s.access
+	if l := s.listeners.ssh; l != nil {
 		r.SSH = &readySSH{
-			Address: reachable(c.Listener.Addr().String()), User: c.User,
+			Address: reachable(l.Addr().String()), User: s.flags.user,
 			HostKey:        strings.TrimSpace(string(gossh.MarshalAuthorizedKey(a.hostKey))),
 			Fingerprint:    gossh.FingerprintSHA256(a.hostKey),
 			KnownHostsFile: a.state.path(fileKnownHosts),
@@ -54,12 +53,11 @@ func newReady(f *serveFlags, cfg *worker.Config, a access) ready {
 			r.SSH.IdentityFile = a.state.path(fileClientKey)
 		}
 	}
-	if c := cfg.HTTPS; c != nil {
-		r.HTTPS = &readyHTTPS{URL: "https://" + reachable(c.Listener.Addr().String()), User: c.User,
+	if l := s.listeners.https; l != nil {
+		r.HTTPS = &readyHTTPS{URL: "https://" + reachable(l.Addr().String()), User: s.flags.user,
 			PasswordFile: a.password, CAFile: a.state.path(fileCA)}
 	}
-	if cfg.Mount != nil {
-		r.Mount = cfg.Mount.Dir
+	if r.Mount = s.flags.mount.dir; r.Mount != "" {
 		if abs, err := filepath.Abs(r.Mount); err == nil {
 			r.Mount = abs
 		}
@@ -104,19 +102,14 @@ func (r ready) writeJSON(w io.Writer) error {
 	return err
 }
 
-// writeText prints what is served and commands to paste.
-func (r ready) writeText(w io.Writer, t *tree.Tree, story *sample.Manifest) error {
+// writeText prints what is served and commands to paste. disks describes the disks, and path, plain
+// characters only, is a file on them.
+func (r ready) writeText(w io.Writer, disks, path string, story *sample.Manifest) error {
 	var b strings.Builder
-	b.WriteString("Ready, read-only. Here:\n\n")
-	for _, k := range t.Backups() {
-		for _, d := range k.Disks {
-			writeDisk(&b, k.Name, d)
-		}
-	}
+	b.WriteString("Ready, read-only. Here:\n\n" + disks)
 	if story != nil {
 		r.writeStory(&b, *story)
 	} else {
-		path := exampleFile(t)
 		b.WriteString("\nGet a file:\n")
 		if r.SSH != nil {
 			fmt.Fprintf(&b, "  %s\n", r.sftp(path, "."))

@@ -1,11 +1,15 @@
 package main
 
 import (
+	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
+	"os"
 	"strings"
 	"time"
 
@@ -14,11 +18,13 @@ import (
 	gossh "golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
 
+	"vmfr/agent/audit"
+	"vmfr/agent/jail"
+	"vmfr/agent/session"
 	"vmfr/agent/tree"
 	"vmfr/agent/worker"
 	"vmfr/api/files"
 	"vmfr/internal/cli"
-	"vmfr/sshd"
 )
 
 // serveFlags are those of serve.
@@ -27,6 +33,7 @@ type serveFlags struct {
 	log                      cli.LogFlags
 	listenSSH, listenHTTPS   string
 	ssh                      sshFlags
+	sandbox                  sandboxFlag
 	user                     string
 	authorizedKeys, password string // files
 	auditLog                 string
@@ -76,6 +83,7 @@ func serveCommand() *cobra.Command {
 	flags.StringVar(&f.tlsKey, "tls-key", "", "`FILE` with the key of --tls-cert (PEM)")
 	flags.StringVar(&f.state, "state", "", "`DIR` for generated keys (default $XDG_STATE_HOME/vmfr or ~/.local/state/vmfr)")
 	flags.StringVar(&f.auditLog, "audit-log", "", "append a line of JSON for each login, listing and read to `FILE`; -: standard output")
+	f.sandbox.register(flags)
 	f.mount.registerDir(flags)
 	f.mount.register(flags)
 	flags.BoolVar(&f.json, "json", false, "when ready, print one line of JSON instead of text")
@@ -91,6 +99,20 @@ type access struct {
 	password  string // file
 }
 
+// serving is what serve has opened and made before anything is served.
+type serving struct {
+	flags       *serveFlags
+	log         *slog.Logger
+	out, stderr io.Writer
+	disks       *openedDisks
+	listeners   listeners
+	records     *os.File // the audit log; nil: none
+	access      access
+	credentials session.Credentials
+	// getCertificate is of the user's own certificate; nil: the one of the credentials.
+	getCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+}
+
 func (f *serveFlags) run(c *cobra.Command) error {
 	log, err := f.log.Logger(c.ErrOrStderr())
 	if err != nil {
@@ -102,42 +124,70 @@ func (f *serveFlags) run(c *cobra.Command) error {
 	if !plainWord(f.user) || strings.Contains(f.user, "/") {
 		return cli.Usagef("--user %q: use letters, digits, '-', '_' and '.'", f.user)
 	}
-	if err := f.ssh.check(); err != nil {
+	if err := errors.Join(f.ssh.check(), f.sandbox.check()); err != nil {
 		return err
 	}
-	disks, err := f.disks.open(log)
-	if err != nil {
+	s := &serving{flags: f, log: log, out: c.OutOrStdout(), stderr: c.ErrOrStderr()}
+	if s.disks, err = f.disks.open(log); err != nil {
 		return err
 	}
-	defer disks.close()
-	worker.LimitMemory(disks.count)
-	records, err := f.openAudit()
-	if err != nil {
+	defer s.disks.close()
+	worker.LimitMemory(s.disks.count)
+	if s.records, err = f.openAudit(); err != nil {
 		return err
 	}
-	defer func() { closeAudit(records, log) }()
+	if s.listeners, err = f.listen(); err != nil {
+		return err
+	}
+	defer s.listeners.close()
+	return f.sandbox.run(c.Context(), s)
+}
 
-	cfg := worker.Config{Backups: disks.backups, Fallback: disks.fallback, Version: version, Log: log, Audit: records, Mount: f.mount.config()}
-	listeners, err := f.listen()
-	if err != nil {
-		return err
+// here serves in this process.
+func (s *serving) here(ctx context.Context, told func()) error {
+	cfg := worker.Config{Backups: s.disks.backups, Fallback: s.disks.fallback, Version: version, Log: s.log, Mount: s.flags.mount.config()}
+	if s.records != nil {
+		cfg.Audit = audit.To(s.records)
+		defer func() { closeAudit(cfg.Audit, s.log) }()
 	}
-	defer listeners.close()
-	a, err := f.credentials(&cfg, listeners, log)
-	if err != nil {
-		return err
+	var err error
+	if s.listeners.ssh != nil {
+		if cfg.SSH, err = sshOf(&s.credentials, s.listeners.ssh, func(error) {}); err != nil {
+			return err
+		}
+		cfg.SSH.IdleTimeout, cfg.SSH.Jail = s.flags.ssh.idleTimeout, s.jail()
 	}
-	if cfg.SSH != nil {
-		cfg.SSH.Jail = f.ssh.jail(log)
+	if s.listeners.https != nil {
+		if cfg.HTTPS, err = httpsOf(&s.credentials, s.listeners.https); err != nil {
+			return err
+		}
+		cfg.HTTPS.GetCertificate = s.getCertificate
 	}
 	cfg.Ready = func(t *tree.Tree) error {
-		r := newReady(f, &cfg, a)
-		if f.json {
-			return r.writeJSON(c.OutOrStdout())
+		told()
+		if s.flags.json {
+			return s.tell("", "")
 		}
-		return r.writeText(c.OutOrStdout(), t, disks.story)
+		return s.tell(summary(t), exampleFile(t))
 	}
-	return worker.Run(c.Context(), cfg)
+	return worker.Run(ctx, cfg)
+}
+
+// jail starts the jail for rsync; nil where there is none.
+func (s *serving) jail() *jail.Jail {
+	if s.listeners.ssh == nil {
+		return nil
+	}
+	return s.flags.ssh.jail(s.log)
+}
+
+// tell prints what is served: disks describes them and example is a file on them.
+func (s *serving) tell(disks, example string) error {
+	r := s.newReady()
+	if s.flags.json {
+		return r.writeJSON(s.out)
+	}
+	return r.writeText(s.out, disks, example, s.disks.story)
 }
 
 // listeners are the sockets; nil where a front end is off.
@@ -183,102 +233,113 @@ func listen(flag, addr string) (net.Listener, error) {
 	return nil, fmt.Errorf("%s: %w; choose another address or port", flag, err)
 }
 
-// credentials loads or makes the keys that the front ends need and puts them into cfg.
-func (f *serveFlags) credentials(cfg *worker.Config, l listeners, log *slog.Logger) (a access, err error) {
+// prepare loads or makes the keys that the front ends need.
+func (s *serving) prepare() (err error) {
+	l := s.listeners
 	if l.ssh == nil && l.https == nil {
-		return a, nil
+		return nil
 	}
-	dir := f.state
+	dir := s.flags.state
 	if dir == "" {
 		dir = defaultState()
 	}
 	var unlock func()
-	if a.state, unlock, err = openState(dir); err != nil {
-		return a, err
+	if s.access.state, unlock, err = openState(dir); err != nil {
+		return err
 	}
 	defer unlock()
 	if l.ssh != nil {
-		if cfg.SSH, err = f.sshAccess(&a, l.ssh, log); err != nil {
-			return a, err
+		if err := s.prepareSSH(); err != nil {
+			return err
 		}
 	}
 	if l.https != nil {
-		cfg.HTTPS, err = f.httpsAccess(&a, l.https, log)
+		return s.prepareHTTPS()
 	}
-	return a, err
+	return nil
 }
 
-func (f *serveFlags) sshAccess(a *access, l net.Listener, log *slog.Logger) (*worker.SSH, error) {
+func (s *serving) prepareSSH() error {
+	f, a, c := s.flags, &s.access, &s.credentials
 	host, err := a.state.key(fileHostKey, "vmfr host")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	a.hostKey = host.PublicKey()
-	c := &worker.SSH{Listener: l, User: f.user, HostKey: host, IdleTimeout: f.ssh.idleTimeout}
-	if c.TrustedUserCAs, err = f.ssh.authorities(); err != nil {
-		return nil, err
+	if c.HostKey, err = a.state.read(fileHostKey); err != nil {
+		return err
+	}
+	c.SSHUser = []byte(f.user)
+	if c.TrustedCA, err = f.ssh.authorities(); err != nil {
+		return err
 	}
 	switch {
 	case f.authorizedKeys != "":
-		if c.AuthorizedKeys, err = readAuthorizedKeys(f.authorizedKeys, log); err != nil {
-			return nil, err
+		if c.AuthorizedKeys, err = readAuthorizedKeys(f.authorizedKeys, s.log); err != nil {
+			return err
 		}
-	case len(c.TrustedUserCAs) == 0:
+	case c.TrustedCA == nil:
 		key, err := a.state.clientKey()
 		if err != nil {
-			return nil, err
+			return err
 		}
 		a.generated = true
-		c.AuthorizedKeys = []sshd.AuthorizedKey{{Key: key}}
+		c.AuthorizedKeys = gossh.MarshalAuthorizedKey(key)
 	}
-	return c, a.state.keep(fileKnownHosts, knownHosts(l.Addr().String(), a.hostKey))
+	return a.state.keep(fileKnownHosts, knownHosts(s.listeners.ssh.Addr().String(), a.hostKey))
 }
 
-func (f *serveFlags) httpsAccess(a *access, l net.Listener, log *slog.Logger) (*worker.HTTPS, error) {
-	c := &worker.HTTPS{Listener: l, User: f.user}
-	var err error
+func (s *serving) prepareHTTPS() error {
+	f, a, c := s.flags, &s.access, &s.credentials
+	c.BrowserUser = []byte(f.user)
 	if f.password != "" {
 		b, err := readSecret(f.password)
 		if err != nil {
 			if errors.Is(err, fs.ErrNotExist) {
 				err = fmt.Errorf("%w; make it, with mode 0600", err)
 			}
-			return nil, fmt.Errorf("--password-file: %w", err)
+			return fmt.Errorf("--password-file: %w", err)
 		}
-		if c.Password, err = parsePassword(b); err != nil {
-			return nil, fmt.Errorf("--password-file %s: %w", f.password, err)
+		if _, err := parsePassword(b); err != nil {
+			return fmt.Errorf("--password-file %s: %w", f.password, err)
 		}
-		a.password = f.password
+		a.password, c.Password = f.password, b
 	} else {
-		if c.Password, err = a.state.password(); err != nil {
-			return nil, err
+		p, err := a.state.password()
+		if err != nil {
+			return err
 		}
-		a.password = a.state.path(filePassword)
-	}
-	if f.tlsCert != "" || f.tlsKey != "" {
-		if c.GetCertificate, err = files.CertificateFiles(f.tlsCert, f.tlsKey, log); err != nil {
-			return nil, fmt.Errorf("--tls-cert, --tls-key: %w", err)
-		}
+		a.password, c.Password = a.state.path(filePassword), []byte(p)
 	}
 	// The address as it was asked for may be a name, which the socket's is not.
 	host, _, err := net.SplitHostPort(f.listenHTTPS)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	_, port, err := net.SplitHostPort(l.Addr().String())
+	_, port, err := net.SplitHostPort(s.listeners.https.Addr().String())
 	if err != nil {
-		return nil, err
+		return err
 	}
 	hosts, err := files.Hosts(net.JoinHostPort(host, port))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	_, server, err := a.state.certificate(hosts, time.Now())
 	if err != nil {
-		return nil, err
+		return err
 	}
-	c.Certificate, err = server.TLS()
-	return c, err
+	c.Certificate, c.PrivateKey = server.Cert, server.Key
+	if f.tlsCert == "" && f.tlsKey == "" {
+		return nil
+	}
+	if s.getCertificate, err = files.CertificateFiles(f.tlsCert, f.tlsKey, s.log); err != nil {
+		return fmt.Errorf("--tls-cert, --tls-key: %w", err)
+	}
+	own, err := s.getCertificate(nil)
+	if err == nil {
+		c.Certificate, c.PrivateKey, err = encodeCertificate(own)
+	}
+	return err
 }
 
 // mountFlags are those of a FUSE mount.

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
-	gossh "golang.org/x/crypto/ssh"
 
 	"vmfr/agent/audit"
 	"vmfr/agent/jail"
@@ -61,8 +60,8 @@ func (s *sshFlags) jail(log *slog.Logger) *jail.Jail {
 	return j
 }
 
-// authorities reads --trusted-user-ca.
-func (s *sshFlags) authorities() ([]gossh.PublicKey, error) {
+// authorities reads --trusted-user-ca; nil where it is not given.
+func (s *sshFlags) authorities() ([]byte, error) {
 	if s.trustedUserCA == "" {
 		return nil, nil
 	}
@@ -70,42 +69,41 @@ func (s *sshFlags) authorities() ([]gossh.PublicKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--trusted-user-ca: %w", err)
 	}
-	cas, err := sshd.ParseTrustedUserCAs(b)
-	if err != nil {
+	if _, err := sshd.ParseTrustedUserCAs(b); err != nil {
 		return nil, fmt.Errorf("--trusted-user-ca %s: %w", s.trustedUserCA, err)
 	}
-	return cas, nil
+	return b, nil
 }
 
 // readAuthorizedKeys reads --authorized-keys and logs the keys that are not used.
-func readAuthorizedKeys(file string, log *slog.Logger) ([]sshd.AuthorizedKey, error) {
+func readAuthorizedKeys(file string, log *slog.Logger) ([]byte, error) {
 	b, err := os.ReadFile(file)
 	if err != nil {
 		return nil, fmt.Errorf("--authorized-keys: %w", err)
 	}
-	keys, refused, err := sshd.ParseAuthorizedKeys(b)
+	_, refused, err := sshd.ParseAuthorizedKeys(b)
 	if err != nil {
 		return nil, fmt.Errorf("--authorized-keys %s: %w", file, err)
 	}
 	for _, r := range refused {
 		log.Warn("a key was refused", "file", file, "err", r)
 	}
-	return keys, nil
+	return b, nil
 }
 
-// openAudit opens --audit-log.
-func (f *serveFlags) openAudit() (*audit.Log, error) {
+// openAudit opens --audit-log; nil where it is not given.
+func (f *serveFlags) openAudit() (*os.File, error) {
 	if f.auditLog == "" {
 		return nil, nil
 	}
 	if f.auditLog == "-" && f.json {
 		return nil, cli.Usagef("--audit-log -: with --json, standard output is for one line; give a file")
 	}
-	l, err := audit.Open(f.auditLog)
+	file, err := audit.OpenFile(f.auditLog)
 	if err != nil {
 		return nil, fmt.Errorf("--audit-log: %w", errors.Unwrap(err))
 	}
-	return l, nil
+	return file, nil
 }
 
 func closeAudit(l *audit.Log, log *slog.Logger) {

@@ -41,22 +41,22 @@ func TestRsyncAndAudit(t *testing.T) {
 			t.Fatalf("no line for the run:\n%s", b)
 		}
 	}
-	starters := children(t, s.cmd.Process.Pid)
-	if len(starters) != 1 {
-		t.Errorf("%d children", len(starters))
+	started := children(t, s.cmd.Process.Pid)
+	if len(started) != 2 { // the worker and the jail's starter
+		t.Errorf("%d children", len(started))
 	}
 	if err := s.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	s.wait()
-	for _, pid := range starters {
+	for _, pid := range started {
 		for end := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 			state, err := os.ReadFile("/proc/" + pid + "/stat")
 			if err != nil || strings.Contains(string(state), ") Z ") {
 				break
 			}
 			if time.Now().After(end) {
-				t.Fatal("the starter is left behind")
+				t.Fatalf("process %s is left behind", pid)
 			}
 		}
 	}

@@ -28,8 +28,11 @@ import (
 	"vmfr/sshd"
 )
 
-// workCommand is the hidden first argument under which runWork runs.
-const workCommand = "work"
+// The hidden first arguments under which runWork runs: for the node's supervisor and for serve.
+const (
+	workCommand  = "work"
+	localCommand = "work-local"
+)
 
 const (
 	// configureLimit is how long a worker waits for each of the supervisor's first messages.
@@ -44,8 +47,9 @@ const (
 var errGone = errors.New("the supervisor is gone")
 
 // runWork is a worker's process: it was started in a sandbox, with its end of a socket pair as
-// descriptor 3, and serves what it is given there until it is told to end.
-func runWork() int {
+// descriptor 3, and serves what it is given there until it is told to end. weaker are the layers
+// of the sandbox that the kernel lacks.
+func runWork(work func(conn *session.Conn, weaker []string, log *slog.Logger) error) int {
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	probe(log, false)
 	var weaker []string
@@ -244,12 +248,17 @@ func (a *assignment) config(log *slog.Logger) (cfg worker.Config, err error) {
 	}
 	worker.LimitMemory(n)
 	if ssh != nil {
-		if cfg.SSH, err = a.ssh(ssh, rsync, log); err != nil {
+		cfg.SSH, err = sshOf(&a.Credentials, ssh, func(err error) { log.Warn("a key was refused", "err", err) })
+		if err != nil {
 			return cfg, err
+		}
+		cfg.SSH.Jail = rsync
+		if a.doc.SSH != nil {
+			cfg.SSH.IdleTimeout = time.Duration(a.doc.SSH.IdleTimeout)
 		}
 	}
 	if https != nil {
-		cfg.HTTPS, err = a.https(https)
+		cfg.HTTPS, err = httpsOf(&a.Credentials, https)
 	}
 	return cfg, err
 }
@@ -283,44 +292,42 @@ func (a *assignment) backup(p session.Part) (worker.Backup, error) {
 	return worker.Backup{}, fmt.Errorf("the session's document has no backup %q with %d disks", p.Backup, len(p.Disks))
 }
 
-// ssh reads the credentials that a front holder found.
-func (a *assignment) ssh(l net.Listener, rsync *jail.Jail, log *slog.Logger) (*worker.SSH, error) {
-	c := &worker.SSH{Listener: l, User: strings.TrimSpace(string(a.Credentials.SSHUser)), Jail: rsync}
-	if a.doc.SSH != nil {
-		c.IdleTimeout = time.Duration(a.doc.SSH.IdleTimeout)
-	}
+// sshOf reads the credentials of SSH; refused is told which keys are not used.
+func sshOf(c *session.Credentials, l net.Listener, refused func(error)) (*worker.SSH, error) {
+	s := &worker.SSH{Listener: l, User: strings.TrimSpace(string(c.SSHUser))}
 	var err error
-	if c.HostKey, err = gossh.ParsePrivateKey(a.Credentials.HostKey); err != nil {
+	if s.HostKey, err = gossh.ParsePrivateKey(c.HostKey); err != nil {
 		return nil, fmt.Errorf("%s: %w", api.KeyHostKey, err)
 	}
-	if len(a.Credentials.AuthorizedKeys) > 0 {
-		keys, refused, err := sshd.ParseAuthorizedKeys(a.Credentials.AuthorizedKeys)
+	if len(c.AuthorizedKeys) > 0 {
+		keys, bad, err := sshd.ParseAuthorizedKeys(c.AuthorizedKeys)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", api.KeyAuthorizedKeys, err)
 		}
-		for _, r := range refused {
-			log.Warn("a key was refused", "err", r)
+		for _, r := range bad {
+			refused(r)
 		}
-		c.AuthorizedKeys = keys
+		s.AuthorizedKeys = keys
 	}
-	if len(a.Credentials.TrustedCA) > 0 {
-		if c.TrustedUserCAs, err = sshd.ParseTrustedUserCAs(a.Credentials.TrustedCA); err != nil {
+	if len(c.TrustedCA) > 0 {
+		if s.TrustedUserCAs, err = sshd.ParseTrustedUserCAs(c.TrustedCA); err != nil {
 			return nil, fmt.Errorf("%s: %w", api.KeyTrustedCA, err)
 		}
 	}
-	return c, nil
+	return s, nil
 }
 
-func (a *assignment) https(l net.Listener) (*worker.HTTPS, error) {
-	c := &worker.HTTPS{Listener: l, User: strings.TrimSpace(string(a.Credentials.BrowserUser))}
+// httpsOf reads the credentials of the browser.
+func httpsOf(c *session.Credentials, l net.Listener) (*worker.HTTPS, error) {
+	s := &worker.HTTPS{Listener: l, User: strings.TrimSpace(string(c.BrowserUser))}
 	var err error
-	if c.Password, err = parsePassword(a.Credentials.Password); err != nil {
+	if s.Password, err = parsePassword(c.Password); err != nil {
 		return nil, fmt.Errorf("%s: %w", api.KeyPassword, err)
 	}
-	if c.Certificate, err = tls.X509KeyPair(a.Credentials.Certificate, a.Credentials.PrivateKey); err != nil {
+	if s.Certificate, err = tls.X509KeyPair(c.Certificate, c.PrivateKey); err != nil {
 		return nil, fmt.Errorf("%s, %s: %w", api.KeyCertificate, api.KeyPrivateKey, err)
 	}
-	return c, nil
+	return s, nil
 }
 
 // reports are what was found, for the controller.

@@ -23,7 +23,6 @@ import (
 	"errors"
 	"log/slog"
 	"math"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -183,11 +182,8 @@ func addSat(a, b uint64) uint64 {
 type Server struct {
 	v    *view
 	o    Options
-	dir  string // absolute, without links; empty where somebody else mounts
-	dev  string // "major:minor" of the mount; empty like dir
+	at   *Mountpoint // nil: another process's
 	done chan struct{}
-
-	unmount sync.Mutex // one Unmount at a time
 }
 
 // Done is closed when the serving has ended: after Unmount, or when somebody else unmounted.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -25,6 +26,7 @@ func Mount(dir string, t *tree.Tree, o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	at := &Mountpoint{dir: dir, o: o}
 	var s *Server
 	if os.Geteuid() == 0 {
 		dev, err := attach(dir, o)
@@ -38,30 +40,55 @@ func Mount(dir string, t *tree.Tree, o Options) (*Server, error) {
 	} else if s, err = newServer(dir, t, o); err != nil {
 		return nil, fmt.Errorf("mount at %s: %w", dir, err)
 	}
-	s.dir = dir
-	if err := s.answer(); err != nil {
-		_ = s.force()
-		return nil, fmt.Errorf("mount at %s does not answer: %w", dir, err)
-	}
-	if s.dev, err = device(dir); err == nil {
-		err = SetReadAhead(s.dev, o.ReadAhead)
-	}
-	if err != nil {
-		o.Log.Debug("reading in sequence will be slower: the read-ahead could not be raised", "dir", dir, "err", err)
+	s.at = at
+	if err := at.Settle(); err != nil {
+		return nil, err
 	}
 	return s, nil
 }
 
+// Mountpoint is where a file system is mounted. Whoever mounted it unmounts it, also where
+// another process serves it.
+type Mountpoint struct {
+	dir string // absolute, without links
+	dev string // "major:minor" of the mount; empty before Settle
+	o   Options
+
+	unmount sync.Mutex // one Unmount at a time
+}
+
 // Attach mounts a FUSE file system at dir, an empty directory, and returns the /dev/fuse that
 // Serve answers, maybe in another process. It needs CAP_SYS_ADMIN. Until Serve runs, using dir
-// blocks; when all copies of the file are closed, it fails with ENOTCONN.
-func Attach(dir string, o Options) (*os.File, error) {
+// blocks; when all copies of the file are closed, it fails with ENOTCONN. The mount that a killed
+// predecessor left at dir is removed first.
+func Attach(dir string, o Options) (*Mountpoint, *os.File, error) {
 	o = o.withDefaults()
 	dir, err := prepare(dir, o)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return attach(dir, o)
+	dev, err := attach(dir, o)
+	if err != nil {
+		return nil, nil, err
+	}
+	return &Mountpoint{dir: dir, o: o}, dev, nil
+}
+
+// Settle waits until the mount answers, and raises what the kernel reads ahead. After an error
+// the mount is gone.
+func (m *Mountpoint) Settle() error {
+	if err := m.answer(); err != nil {
+		_ = m.force()
+		return fmt.Errorf("mount at %s does not answer: %w", m.dir, err)
+	}
+	var err error
+	if m.dev, err = device(m.dir); err == nil {
+		err = SetReadAhead(m.dev, m.o.ReadAhead)
+	}
+	if err != nil {
+		m.o.Log.Debug("reading in sequence will be slower: the read-ahead could not be raised", "dir", m.dir, "err", err)
+	}
+	return nil
 }
 
 func attach(dir string, o Options) (*os.File, error) {
@@ -141,14 +168,14 @@ func prepare(dir string, o Options) (string, error) {
 // answer waits until the mount answers. It also has the kernel learn that the files here know
 // no poll(2): otherwise opening a file of our own mount with package os could wait for a
 // request that no thread is left to serve, since the Go runtime polls what it opens.
-func (s *Server) answer() error {
+func (m *Mountpoint) answer() error {
 	var fs unix.Statfs_t
-	if err := retry(func() error { return unix.Statfs(s.dir, &fs) }); err != nil {
+	if err := retry(func() error { return unix.Statfs(m.dir, &fs) }); err != nil {
 		return err
 	}
 	var fd int
 	err := retry(func() (err error) {
-		fd, err = unix.Open(filepath.Join(s.dir, "README.txt"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		fd, err = unix.Open(filepath.Join(m.dir, "README.txt"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		return err
 	})
 	if err != nil {

@@ -236,7 +236,7 @@ func TestSomebodyElseUnmounts(t *testing.T) {
 func TestStaleMountIsRemoved(t *testing.T) {
 	fixture.NeedRoot(t)
 	dir := t.TempDir()
-	dev, err := Attach(dir, Options{})
+	_, dev, err := Attach(dir, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -266,7 +266,7 @@ func TestStaleMountIsRemoved(t *testing.T) {
 func TestServeOnADescriptor(t *testing.T) {
 	fixture.NeedRoot(t)
 	dir := t.TempDir()
-	dev, err := Attach(dir, Options{})
+	_, dev, err := Attach(dir, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

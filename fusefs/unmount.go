@@ -18,50 +18,23 @@ import (
 // to a copy of the mount in another mount namespace that outlives it by Grace. It is no error if
 // the mount is gone already. An error means that the server may still be running.
 func (s *Server) Unmount(ctx context.Context) error {
-	s.unmount.Lock()
-	defer s.unmount.Unlock()
-	if s.dir == "" {
+	if s.at == nil {
 		return errors.New("this mount was made by another process, which must unmount it")
 	}
-	grace, cancel := context.WithTimeout(ctx, s.o.Grace)
-	defer cancel()
-	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
-		select {
-		case <-s.done:
-			return nil
-		default:
-		}
-		err := umount(s.dir, 0)
-		if err == nil {
-			break
-		}
-		if !errors.Is(err, unix.EBUSY) {
-			return fmt.Errorf("unmount %s: %w", s.dir, err)
-		}
-		select {
-		case <-time.After(wait):
-			continue
-		case <-s.done:
-			return nil
-		case <-grace.Done():
-		}
-		s.o.Log.Warn("the mount is still in use; detaching it, open files will fail", "dir", s.dir)
-		if err := s.force(); err != nil {
-			return fmt.Errorf("unmount %s: %w", s.dir, err)
-		}
-		break
+	if err := s.at.leave(ctx, s.done); err != nil {
+		return err
 	}
 	// Requests under way end with their I/O, which a hanging storage can delay.
 	if s.ended(ctx) {
 		return nil
 	}
 	// Whatever made a mount namespace while this was mounted has a copy, and the files with it.
-	s.o.Log.Warn("another mount namespace still has a copy of the mount, or requests hang; ending the connection", "dir", s.dir)
-	err := s.abort()
+	s.o.Log.Warn("another mount namespace still has a copy of the mount, or requests hang; ending the connection", "dir", s.at.dir)
+	err := s.at.abort()
 	if s.ended(context.WithoutCancel(ctx)) {
 		return nil
 	}
-	return errors.Join(fmt.Errorf("unmount %s: the mount is gone, but requests are still being answered", s.dir), err)
+	return errors.Join(fmt.Errorf("unmount %s: the mount is gone, but requests are still being answered", s.at.dir), err)
 }
 
 // ended waits for the end of the serving, for Options.Grace at most.
@@ -79,17 +52,64 @@ func (s *Server) ended(ctx context.Context) bool {
 	}
 }
 
-// force ends the connection with the kernel and detaches the mount, whoever uses it.
-func (s *Server) force() error {
-	if os.Geteuid() != 0 {
-		_ = s.abort() // only root may use MNT_FORCE
+// Unmount is Server's Unmount for a mount that another process serves, for which it does not wait:
+// copies of the mount in other mount namespaces end with that process.
+func (m *Mountpoint) Unmount(ctx context.Context) error { return m.leave(ctx, nil) }
+
+// leave unmounts; it returns, too, when served is closed.
+func (m *Mountpoint) leave(ctx context.Context, served <-chan struct{}) error {
+	m.unmount.Lock()
+	defer m.unmount.Unlock()
+	grace, cancel := context.WithTimeout(ctx, m.o.Grace)
+	defer cancel()
+	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
+		select {
+		case <-served:
+			return nil
+		default:
+		}
+		err := umount(m.dir, 0)
+		if err == nil {
+			return nil
+		}
+		if served == nil && !m.mounted() {
+			return nil
+		}
+		if !errors.Is(err, unix.EBUSY) {
+			return fmt.Errorf("unmount %s: %w", m.dir, err)
+		}
+		select {
+		case <-time.After(wait):
+			continue
+		case <-served:
+			return nil
+		case <-grace.Done():
+		}
+		m.o.Log.Warn("the mount is still in use; detaching it, open files will fail", "dir", m.dir)
+		if err := m.force(); err != nil {
+			return fmt.Errorf("unmount %s: %w", m.dir, err)
+		}
+		return nil
 	}
-	return umount(s.dir, unix.MNT_DETACH|unix.MNT_FORCE)
+}
+
+// mounted tells whether the mount is still there: somebody else may have unmounted it.
+func (m *Mountpoint) mounted() bool {
+	now, err := lookupMount(m.dir)
+	return err == nil && now.fstype == "fuse."+fsName && (m.dev == "" || m.dev == now.dev)
+}
+
+// force ends the connection with the kernel and detaches the mount, whoever uses it.
+func (m *Mountpoint) force() error {
+	if os.Geteuid() != 0 {
+		_ = m.abort() // only root may use MNT_FORCE
+	}
+	return umount(m.dir, unix.MNT_DETACH|unix.MNT_FORCE)
 }
 
 // abort ends the connection with the kernel, wherever it is mounted.
-func (s *Server) abort() error {
-	_, minor, ok := strings.Cut(s.dev, ":")
+func (m *Mountpoint) abort() error {
+	_, minor, ok := strings.Cut(m.dev, ":")
 	if !ok {
 		return errors.New("the mount's device is not known")
 	}

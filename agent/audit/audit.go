@@ -82,14 +82,34 @@ func start(w io.Writer, end func() error) *Log {
 // Open returns a Log that appends to the file path, made with mode 0600 where it is missing; "-"
 // is standard output.
 func Open(path string) (*Log, error) {
+	f, err := OpenFile(path)
+	if err != nil {
+		return nil, err
+	}
+	return To(f), nil
+}
+
+// To returns a Log that writes to a file of OpenFile and closes it.
+func To(f *os.File) *Log { return start(f, func() error { return CloseFile(f) }) }
+
+// OpenFile opens the file of a Log, which may be in another process.
+func OpenFile(path string) (*os.File, error) {
 	if path == "-" {
-		return New(os.Stdout), nil
+		return os.Stdout, nil
 	}
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("audit log: %w", err)
 	}
-	return start(f, func() error { return errors.Join(f.Sync(), f.Close()) }), nil
+	return f, nil
+}
+
+// CloseFile closes a file of OpenFile when its last line is on the disk.
+func CloseFile(f *os.File) error {
+	if f == os.Stdout {
+		return nil
+	}
+	return errors.Join(f.Sync(), f.Close())
 }
 
 // Close writes what is queued and returns the error of the last write, if it failed.

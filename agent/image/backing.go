@@ -49,7 +49,7 @@ func (m *Image) build(top Source, detected bool, o Options) error {
 
 // below finds the backing file of q: the next of those given, or the one that its header
 // names. It returns what of given is left.
-func (m *Image) below(q *qcow2, given []Source, dir *os.Root) (Source, []Source, error) {
+func (m *Image) below(q *qcow2, given []Source, dir Folder) (Source, []Source, error) {
 	name := q.h.backing
 	refuse := func(why string) (Source, []Source, error) {
 		return Source{}, nil, fmt.Errorf("%w: backing file %q of %s: %s", ErrUnsupported, name, q.f.Name(), why)
@@ -92,7 +92,7 @@ func (m *Image) below(q *qcow2, given []Source, dir *os.Root) (Source, []Source,
 // unfollowed says why a backing file name of a header is not looked up in dir, or nothing. A
 // name with a directory, or one that QEMU would take for a protocol ("json:", "nbd:"), could
 // lead anywhere.
-func unfollowed(name string, dir *os.Root) string {
+func unfollowed(name string, dir Folder) string {
 	switch {
 	case strings.ContainsRune(name, '/'), name == ".", name == "..":
 		return "a path is not followed; hand the file over explicitly, or put it beside the top image and " +

@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"sync"
 
@@ -73,10 +74,15 @@ type Options struct {
 	// Dir is the folder of the top image. Where Backing ends, a backing file that a header
 	// names without any directory is opened here if the header tells its format too.
 	// nil: nothing is opened. It is not used after Open.
-	Dir *os.Root
+	Dir Folder
 	// CacheBytes bounds the inflated clusters kept in memory. 0 means DefaultCacheBytes; it
 	// is raised to 8 of the image's clusters.
 	CacheBytes int64
+}
+
+// Folder opens files by their bare names and never one outside of itself, such as *os.Root does.
+type Folder interface {
+	OpenFile(name string, flag int, perm fs.FileMode) (*os.File, error)
 }
 
 // Image is the disk that an image file and its backing chain describe. It is immutable and

@@ -114,7 +114,8 @@ func (s *starter) prepare(path string) (*os.File, error) {
 	if err := os.Mkdir(tree, 0o711); err != nil {
 		return nil, err
 	}
-	return fusefs.Attach(tree, fusefs.Options{AllowOther: true})
+	_, dev, err := fusefs.Attach(tree, fusefs.Options{AllowOther: true}) // the mount goes with this namespace
+	return dev, err
 }
 
 // makeRoot makes the root that all runs share.

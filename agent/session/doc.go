@@ -1,6 +1,7 @@
 // Package session is what holder, supervisor and worker say to each other over unix sockets.
 //
 //	holder ── agent.sock ── supervisor ── socket pair ── worker
+//	                             serve ── socket pair ── worker
 //
 // One message is a frame: a header of headerSize bytes, then one JSON object.
 //

@@ -62,7 +62,18 @@ type Message struct {
 	// Worker to supervisor to holder: a Report as JSON.
 	Report json.RawMessage `json:"report,omitempty"`
 
-	// Files come with Hello, Configure, Part and Helper, in the order that these tell.
+	// Between vmfr-agent serve and its worker, see local.go.
+	Local   *Local   `json:"local,omitempty"`
+	Images  Images   `json:"images,omitempty"`
+	Answer  *Answer  `json:"answer,omitempty"`
+	Sealed  *Sealed  `json:"sealed,omitempty"`
+	Beside  *Beside  `json:"beside,omitempty"`
+	Opened  *Opened  `json:"opened,omitempty"`
+	Ready   *Ready   `json:"ready,omitempty"`
+	Records *Records `json:"records,omitempty"`
+	Ended   *Ended   `json:"ended,omitempty"`
+
+	// Files come with Hello, Configure, Part, Helper, Local, Images and Answer, in the order that these tell.
 	Files []*os.File `json:"-"`
 }
 
@@ -235,7 +246,8 @@ func (m *Message) validate(n int) error {
 	set, want := 0, 0
 	for _, is := range [...]bool{m.Hello != nil, m.Update != nil, m.Closing != nil, m.Accepted != nil, m.Refused != nil, m.Closed != nil,
 		m.Configure != nil, m.Part != nil, m.Run != nil, m.Drain != nil, m.Ping != nil, m.Stats != nil, m.Pong != nil, m.Report != nil,
-		m.Appliance != nil, m.Helper != nil, m.Spare != nil} {
+		m.Appliance != nil, m.Helper != nil, m.Spare != nil,
+		m.Local != nil, m.Images != nil, m.Answer != nil, m.Sealed != nil, m.Beside != nil, m.Opened != nil, m.Ready != nil, m.Records != nil, m.Ended != nil} {
 		if is {
 			set++
 		}
@@ -269,6 +281,8 @@ func (m *Message) validate(n int) error {
 		err = protocolf("%d classes of latency exceed the limit of %d", len(m.Stats.Latency), maxClasses)
 	case m.Report != nil && len(m.Report) > api.MaxReportBytes:
 		err = protocolf("a report of %d bytes exceeds the limit of %d", len(m.Report), api.MaxReportBytes)
+	default:
+		want, err = m.local()
 	}
 	if err == nil && want != n {
 		err = protocolf("%d descriptors came, %d were announced", n, want)
@@ -303,10 +317,7 @@ func (p *Part) validate() (files int, err error) {
 		return 0, protocolf("%d disks, not 1 to %d", len(p.Disks), api.MaxDisks)
 	}
 	for _, d := range p.Disks {
-		if d.Format != "" && d.Format != "raw" && d.Format != "qcow2" {
-			return 0, protocolf("format %.20q is neither raw nor qcow2", d.Format)
-		}
-		if err := errors.Join(checkText(d.Source), checkText(d.Error)); err != nil {
+		if err := errors.Join(checkFormat(d.Format), checkText(d.Source), checkText(d.Error)); err != nil {
 			return 0, err
 		}
 		if d.Error == "" {
@@ -333,6 +344,13 @@ func (c *Configure) validate() (files int, err error) {
 func (c *Credentials) validate() error {
 	if n := c.size(); n > MaxCredentials {
 		return protocolf("credentials of %d bytes exceed the limit of %d", n, MaxCredentials)
+	}
+	return nil
+}
+
+func checkFormat(s string) error {
+	if s != "" && s != "raw" && s != "qcow2" {
+		return protocolf("format %.20q is neither raw nor qcow2", s)
 	}
 	return nil
 }

@@ -29,7 +29,7 @@ type Disk struct {
 	Source string       // for people: where the image comes from
 	File   *os.File     // open for reading
 	Format image.Format // empty: detect it by content
-	Dir    *os.Root     // where backing files are looked up; nil: nowhere
+	Dir    image.Folder // where backing files are looked up; nil: nowhere
 	Err    error        // why there is no File; the tree tells it
 }
 
@@ -44,11 +44,11 @@ const (
 // Disks is the opened disks of a session and the tree over them.
 type Disks struct {
 	Tree   *tree.Tree
-	images []opened
+	images []disk
 }
 
-// opened is a disk's image; image is nil where it could not be opened.
-type opened struct {
+// disk is a disk's image; image is nil where it could not be opened.
+type disk struct {
 	backup, disk string
 	image        *image.Image
 	took         time.Duration
@@ -63,7 +63,7 @@ func Open(ctx context.Context, c Config) (_ *Disks, err error) {
 		tb := tree.Backup{Name: b.Name, VM: b.VM, Timestamp: b.Timestamp, Disks: make([]tree.Disk, len(b.Disks))}
 		cfg.Backups = append(cfg.Backups, tb)
 		for _, k := range b.Disks {
-			d.images = append(d.images, opened{backup: b.Name, disk: k.Name})
+			d.images = append(d.images, disk{backup: b.Name, disk: k.Name})
 		}
 	}
 	defer func() {
@@ -88,6 +88,11 @@ func Open(ctx context.Context, c Config) (_ *Disks, err error) {
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
+	if c.Opened != nil {
+		if err := c.Opened(); err != nil {
+			return nil, err
+		}
+	}
 	if d.Tree, err = tree.New(ctx, cfg); err != nil {
 		return nil, err
 	}
@@ -95,7 +100,7 @@ func Open(ctx context.Context, c Config) (_ *Disks, err error) {
 }
 
 // open opens one image and describes it for the tree.
-func (o *opened) open(k Disk, opts image.Options) tree.Disk {
+func (o *disk) open(k Disk, opts image.Options) tree.Disk {
 	t := tree.Disk{Name: k.Name, Source: k.Source, Format: string(k.Format)}
 	if k.Err != nil {
 		t.Err = k.Err

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"net/http"
+	"os"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -32,6 +33,7 @@ type metrics struct {
 	counters map[frontEnd]*tree.Counters
 	panics   func() uint64 // of the front ends
 	logins   files.Logins  // by HTTPS
+	process  *os.File      // see Config
 }
 
 var _ prometheus.Collector = (*metrics)(nil)
@@ -67,7 +69,12 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 // handler returns the HTTP handler of /metrics, from a registry of its own.
 func (m *metrics) handler(version string) http.Handler {
 	reg := prometheus.NewRegistry()
-	reg.MustRegister(m, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	reg.MustRegister(m, collectors.NewGoCollector())
+	if m.process != nil {
+		reg.MustRegister(processStat{m.process})
+	} else {
+		reg.MustRegister(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	}
 	info := prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "vmfr", Name: "build_info", Help: "The running program; always 1.",
 		ConstLabels: prometheus.Labels{"version": version}})
 	info.Set(1)

@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"sync/atomic"
 	"time"
 
@@ -37,6 +38,9 @@ const (
 	// stopLimit is when Run gives up waiting for a front end, after the grace: a person's patience
 	// is 10 s, and what is still reading then waits for storage that does not answer.
 	stopLimit = 2500 * time.Millisecond
+	// unmountLimit is how long another process may take to unmount what is served here: fusefs' grace
+	// for users of the mount, and some time to notice the end.
+	unmountLimit = 4 * time.Second
 )
 
 // ErrStuck reports that a front end did not end in time. The images are still open then; the
@@ -64,6 +68,12 @@ type Config struct {
 	// Totals is filled in with what is counted; nil: not.
 	Totals *Totals
 
+	// Opened is called when all images are open, before anything in them is looked at; nil: not
+	// called. An error ends Run.
+	Opened func() error
+	// Process is this process's /proc/PID/stat, for the metrics of a process that has no /proc;
+	// nil: it has. Run takes it over.
+	Process *os.File
 	// Ready is called once, when everything answers; nil: not called. An error ends Run.
 	Ready func(*tree.Tree) error
 }
@@ -93,6 +103,14 @@ type Mount struct {
 	Dir                string // empty
 	AllowOther         bool
 	DefaultPermissions bool
+	// Device is the /dev/fuse of a mount at Dir that another process made and unmounts when this
+	// one is to end; nil: Run mounts. Run takes it over.
+	Device *os.File
+}
+
+// Options are for whoever makes the mount, which logs to log.
+func (m *Mount) Options(log *slog.Logger) fusefs.Options {
+	return fusefs.Options{AllowOther: m.AllowOther, DefaultPermissions: m.DefaultPermissions, Log: log}
 }
 
 // session is a running Config.
@@ -105,6 +123,7 @@ type session struct {
 	metrics *metrics
 	ready   atomic.Bool
 	stuck   atomic.Bool // a front end still reads from the images
+	left    atomic.Bool // a mount may still be read, until this process ends
 }
 
 // Run opens the disks and serves them until ctx ends; then it stops accepting, lets transfers
@@ -130,10 +149,13 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		return err
 	}
 	s := &session{cfg: cfg, disks: disks, log: cfg.Log}
-	s.metrics = &metrics{disks: disks, panics: s.panics, counters: map[frontEnd]*tree.Counters{}}
+	s.metrics = &metrics{disks: disks, panics: s.panics, process: cfg.Process, counters: map[frontEnd]*tree.Counters{}}
 	err = s.run(ctx)
 	if s.stuck.Load() {
 		return errors.Join(ErrStuck, err)
+	}
+	if s.left.Load() {
+		return err
 	}
 	return errors.Join(err, disks.Close())
 }
@@ -157,11 +179,14 @@ func (s *session) run(ctx context.Context) error {
 	defer cancel()
 	g, gctx := errgroup.WithContext(ctx)
 	if m := s.cfg.Mount; m != nil {
+		o := m.Options(s.log)
+		o.Counters = s.count(frontFUSE)
 		var err error
-		s.mount, err = fusefs.Mount(m.Dir, s.disks.Tree, fusefs.Options{
-			AllowOther: m.AllowOther, DefaultPermissions: m.DefaultPermissions,
-			Counters: s.count(frontFUSE), Log: s.log,
-		})
+		if m.Device != nil {
+			s.mount, err = fusefs.Serve(m.Device, s.disks.Tree, o)
+		} else {
+			s.mount, err = fusefs.Mount(m.Dir, s.disks.Tree, o)
+		}
 		if err != nil {
 			return err
 		}
@@ -250,6 +275,15 @@ func (s *session) keepMount(ctx context.Context, endAll func()) error {
 	}
 	until, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.Grace)
 	defer cancel()
+	if s.cfg.Mount.Device != nil {
+		until, cancel := context.WithTimeout(until, unmountLimit)
+		defer cancel()
+		if s.mount.Wait(until) != nil {
+			s.log.Warn("another mount namespace still has a copy of the mount; it ends with this process", "dir", s.cfg.Mount.Dir)
+			s.left.Store(true)
+		}
+		return nil
+	}
 	if err := s.mount.Unmount(until); err != nil {
 		select {
 		case <-s.mount.Done():

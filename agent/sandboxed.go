@@ -1,0 +1,531 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"golang.org/x/time/rate"
+
+	"vmfr/agent/image"
+	"vmfr/agent/sandbox"
+	"vmfr/agent/session"
+	"vmfr/agent/spawn"
+	"vmfr/agent/worker"
+	"vmfr/fusefs"
+	"vmfr/internal/cli"
+)
+
+const (
+	// endLimit is how long a worker that was told to end may take until it is killed: worker.Run's
+	// own limits and a little more. A person's patience is 10 s.
+	endLimit = 9700 * time.Millisecond
+	// Waits before a worker that died is started again, doubled up to the last one, and how long one
+	// must live for the wait to be the first one again.
+	firstRestart, lastRestart, proven = 100 * time.Millisecond, 30 * time.Second, time.Minute
+	// logRate is how many lines a worker may log in a second, after a burst.
+	logRate, logBurst = 1000, 5000
+	// certificateCheck is how often a certificate of the user's is looked at.
+	certificateCheck = 5 * time.Second
+	// firstUID is of the range of user ids that workers of serve have: each has one of its own, this
+	// one and the process id of its serve, which the kernel keeps below 2^22. The node's are below.
+	firstUID = 1900001000
+)
+
+// errNoSandbox tells that a worker could not be started in its sandbox, and nothing was given to it.
+type errNoSandbox struct{ why error }
+
+func (e errNoSandbox) Error() string {
+	return "the worker's sandbox cannot be set up: " + e.why.Error()
+}
+func (e errNoSandbox) Unwrap() error { return e.why }
+
+// sandboxed runs s in workers that see nothing of this machine. Other than an errNoSandbox, its
+// errors are worker.Run's.
+type sandboxed struct {
+	*serving
+	spawner *spawn.Spawner
+	first   *spawn.Worker // started ahead; nil: used
+	bare    sync.Once
+
+	// What the workers' images asked for, by image and name. Only the first worker that opens all of
+	// them may ask for more: from then on it reads what the guest wrote.
+	asked  map[session.Beside]bool
+	opened bool
+	served bool // a worker was ready
+}
+
+// newSandboxed starts a worker, which makes its sandbox while the caller does other things. The
+// error tells why there can be none.
+func newSandboxed(s *serving) (*sandboxed, error) {
+	if err := sandbox.Check(); err != nil {
+		return nil, err
+	}
+	if s.disks.fallback != nil {
+		return nil, errors.New("libguestfs is started by the process that reads the images; --no-fallback does without it")
+	}
+	b := &sandboxed{serving: s, spawner: spawn.New(), asked: map[session.Beside]bool{}}
+	var err error
+	if b.first, err = b.start(); err != nil {
+		b.spawner.Close()
+		return nil, err
+	}
+	return b, nil
+}
+
+// start starts a worker, which waits to be told what to serve.
+func (b *sandboxed) start() (*spawn.Worker, error) {
+	env := []string{"GOTRACEBACK=single"}
+	for _, name := range []string{"GOMEMLIMIT", "GOGC", "GOMAXPROCS", "GODEBUG"} {
+		if v, ok := os.LookupEnv(name); ok {
+			env = append(env, name+"="+v)
+		}
+	}
+	return b.spawner.Start(sandbox.Options{UID: firstUID + os.Getpid(), Args: []string{"vmfr-agent", localCommand}, Env: env})
+}
+
+// close ends what was started ahead, and the thread.
+func (b *sandboxed) close() {
+	if w := b.first; w != nil {
+		_ = w.Process().Kill()
+		_ = w.Conn.Close()
+		_ = w.Log.Close()
+		_ = w.Wait()
+	}
+	b.spawner.Close()
+}
+
+// run serves until ctx ends, starting a worker again that died.
+func (b *sandboxed) run(ctx context.Context) error {
+	for wait := firstRestart; ; wait = min(2*wait, lastRestart) {
+		w, began := b.first, time.Now()
+		b.first = nil
+		var err error
+		if w == nil {
+			w, err = b.start()
+		}
+		if err == nil {
+			err = b.live(ctx, w)
+		}
+		var died errDied
+		if !errors.As(err, &died) || !b.served || ctx.Err() != nil {
+			return err
+		}
+		if time.Since(began) > proven {
+			wait = firstRestart
+		}
+		b.log.Error("the worker ended unexpectedly and is started again", "err", err, "wait", wait)
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// errDied tells that a worker ended without a word.
+type errDied struct{ why error }
+
+func (e errDied) Error() string { return "the process that reads the images died: " + e.why.Error() }
+func (e errDied) Unwrap() error { return e.why }
+
+// life is one worker's.
+type life struct {
+	*sandboxed
+	w      *spawn.Worker
+	log    *workerLog
+	mount  *fusefs.Mountpoint // nil: none
+	sealed bool
+	ended  *session.Ended
+}
+
+// live feeds a worker and answers it until it has ended.
+func (b *sandboxed) live(ctx context.Context, w *spawn.Worker) error {
+	l := &life{sandboxed: b, w: w, log: newWorkerLog(b.stderr)}
+	logged := make(chan struct{})
+	go func() {
+		defer close(logged)
+		spawn.Lines(w.Log, l.log.line)
+	}()
+	err := l.feed()
+	gone := make(chan struct{})
+	if err == nil {
+		end := l.endWith(ctx, gone)
+		err = l.listen()
+		close(gone)
+		end()
+	}
+	_ = w.Conn.Close() // which ends the worker, too
+	if l.ended == nil && ctx.Err() == nil {
+		_ = w.Process().Kill() // it broke the rules, or the feeding did
+	}
+	kill := time.AfterFunc(time.Second, func() { _ = w.Process().Kill() })
+	died := w.Wait()
+	kill.Stop()
+	<-logged
+	_ = w.Log.Close()
+	if l.mount != nil { // where the worker died, or did not see to it
+		if uerr := l.mount.Unmount(context.Background()); err == nil {
+			err = uerr
+		}
+	}
+	switch {
+	case l.ended != nil && l.ended.Error != "":
+		return errors.New(l.ended.Error)
+	case l.ended != nil, ctx.Err() != nil && err == nil:
+		return err
+	case !l.sealed && err == nil:
+		return errNoSandbox{errors.New(l.log.last())}
+	case err != nil:
+		return err
+	case died == nil:
+		died = errors.New("it said nothing")
+	}
+	return errDied{died}
+}
+
+// feed gives the worker all that it serves.
+func (l *life) feed() error {
+	_, offset := time.Now().Zone()
+	m := &session.Local{
+		Version: version, Listeners: session.Listeners{SSH: l.listeners.ssh != nil, HTTPS: l.listeners.https != nil},
+		DefaultPermissions: l.flags.mount.defaultPermissions, Credentials: l.credentials, IdleTimeout: l.flags.ssh.idleTimeout,
+		LogFormat: l.flags.log.Format, LogLevel: l.flags.log.Level, Audit: l.records != nil, Person: !l.flags.json, UTCOffset: offset,
+	}
+	var files, ours []*os.File
+	defer func() {
+		for _, f := range ours {
+			_ = f.Close()
+		}
+	}()
+	own := func(f *os.File, err error) error {
+		if err == nil {
+			files, ours = append(files, f), append(ours, f)
+		}
+		return err
+	}
+	for _, x := range []net.Listener{l.listeners.ssh, l.listeners.https} {
+		if t, ok := x.(*net.TCPListener); ok {
+			if err := own(t.File()); err != nil {
+				return err
+			}
+		}
+	}
+	// The jail's starter has its own mounts: a copy of this one would keep it.
+	jailed := l.jail()
+	if jailed != nil {
+		defer func() { _ = jailed.Detach() }() // with the worker it ends
+	}
+	if mount := l.flags.mount.config(); mount != nil {
+		at, device, err := fusefs.Attach(mount.Dir, mount.Options(l.serving.log))
+		if err != nil {
+			return err
+		}
+		l.mount, m.Mount = at, mount.Dir
+		_ = own(device, nil)
+	}
+	if jailed != nil {
+		socket, device := jailed.Files()
+		files, m.Rsync = append(files, socket, device), true
+	}
+	if err := own(os.Open(fmt.Sprintf("/proc/%d/stat", l.w.Process().Pid))); err != nil {
+		return err
+	}
+	for _, message := range append([]*session.Message{{Local: m, Files: files}}, l.images()...) {
+		if err := l.w.Conn.Send(message, tellLimit); err != nil {
+			return l.died(err)
+		}
+	}
+	return nil
+}
+
+// died is nil where an error of the connection only tells that the worker has ended.
+func (l *life) died(err error) error {
+	if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return fmt.Errorf("the worker: %w", err)
+}
+
+// images are the messages that bring the disks, and Run.
+func (s *serving) images() (out []*session.Message) {
+	var m *session.Message
+	for _, b := range s.disks.backups {
+		for _, d := range b.Disks {
+			if m == nil || len(m.Images) == session.MaxFiles {
+				m = &session.Message{}
+				out = append(out, m)
+			}
+			m.Images = append(m.Images, session.LocalImage{
+				Backup: b.Name, VM: b.VM, Timestamp: b.Timestamp, Disk: d.Name, Source: strings.ToValidUTF8(d.Source, "?"), Format: string(d.Format), Beside: d.Dir != nil,
+			})
+			m.Files = append(m.Files, d.File)
+		}
+	}
+	return append(out, &session.Message{Run: &session.Run{}})
+}
+
+// endWith tells the worker to end when ctx does, and unmounts. The returned function waits for it.
+func (l *life) endWith(ctx context.Context, gone <-chan struct{}) (wait func()) {
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		renew := time.NewTicker(certificateCheck)
+		defer renew.Stop()
+		for {
+			select {
+			case <-gone:
+				return
+			case <-renew.C:
+				l.renew()
+				continue
+			case <-ctx.Done():
+			}
+			break
+		}
+		_ = l.w.Conn.Send(&session.Message{Drain: &session.Drain{}}, tellLimit)
+		if l.mount != nil {
+			wg.Go(func() { _ = l.mount.Unmount(context.Background()) }) // tried again, and told, after the worker's end
+		}
+		select {
+		case <-gone:
+		case <-time.After(endLimit):
+			_ = l.w.Process().Kill()
+		}
+	})
+	return wg.Wait
+}
+
+// renew sends the certificate of --tls-cert if it is another one.
+func (l *life) renew() {
+	if l.getCertificate == nil {
+		return
+	}
+	c, err := l.getCertificate(nil)
+	if err != nil {
+		return
+	}
+	next := l.credentials
+	if next.Certificate, next.PrivateKey, err = encodeCertificate(c); err != nil || slices.Equal(next.Certificate, l.credentials.Certificate) {
+		return
+	}
+	l.credentials = next
+	_ = l.w.Conn.Send(&session.Message{Update: &session.Update{Credentials: session.Credentials{Certificate: next.Certificate, PrivateKey: next.PrivateKey}}}, tellLimit)
+}
+
+// encodeCertificate is c as PEM.
+func encodeCertificate(c *tls.Certificate) (cert, key []byte, err error) {
+	for _, der := range c.Certificate {
+		cert = append(cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(c.PrivateKey)
+	if err != nil {
+		return nil, nil, fmt.Errorf("the certificate's key: %w", err)
+	}
+	return cert, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
+}
+
+// listen answers the worker until its connection ends. Its words are a stranger's: it reads what
+// guests wrote.
+func (l *life) listen() error {
+	for {
+		m, err := l.w.Conn.Receive(0)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return l.died(err)
+		}
+		m.Close()
+		switch {
+		case m.Sealed != nil && !l.sealed:
+			l.sealed = true
+			l.log.open()
+			l.bare.Do(func() {
+				for _, layer := range m.Sealed.Weaker {
+					l.serving.log.Warn("a layer of the worker's sandbox is missing", "layer", layer)
+				}
+			})
+		case m.Beside != nil && l.sealed:
+			err = l.answer(l.beside(*m.Beside))
+		case m.Opened != nil:
+			l.opened = true
+		case m.Ready != nil && l.sealed:
+			err = l.ready(m.Ready)
+		case m.Records != nil && l.records != nil:
+			_, werr := l.records.Write(m.Records.Lines)
+			err = l.answer(nil, werr)
+		case m.Ended != nil:
+			l.ended = m.Ended
+		default:
+			err = errors.New("the worker sent what it should not")
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// answer sends the file, or why there is none, and closes it.
+func (l *life) answer(f *os.File, err error) error {
+	a := &session.Answer{File: f != nil}
+	m := &session.Message{Answer: a}
+	var errno syscall.Errno
+	switch {
+	case errors.As(err, &errno):
+		a.Errno = uint(errno)
+	case err != nil:
+		a.Error = strings.ToValidUTF8(err.Error(), "?")
+		a.Error = a.Error[:min(len(a.Error), session.MaxText)]
+	case f != nil:
+		defer f.Close()
+		m.Files = []*os.File{f}
+	}
+	if err := l.w.Conn.Send(m, tellLimit); err != nil {
+		return l.died(err)
+	}
+	return nil
+}
+
+// beside opens the file that an image names as its backing file: one of the image's own folder, out
+// of which os.Root follows no link, and only where the user said that the image is qcow2.
+func (b *sandboxed) beside(q session.Beside) (*os.File, error) {
+	var disk *worker.Disk
+	at := 0
+	for i := range b.disks.backups {
+		disks := b.disks.backups[i].Disks
+		if q.Image >= at && q.Image < at+len(disks) {
+			disk = &disks[q.Image-at]
+		}
+		at += len(disks)
+	}
+	if disk == nil || disk.Dir == nil {
+		return nil, errors.New("no file may be looked up beside this image")
+	}
+	if !b.asked[q] {
+		n := 0
+		for k := range b.asked {
+			if k.Image == q.Image {
+				n++
+			}
+		}
+		if b.opened || n >= image.MaxChain {
+			return nil, errors.New("all images were open before; a further file is refused")
+		}
+		b.asked[q] = true
+	}
+	f, err := disk.Dir.OpenFile(q.Name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		if pe := (*os.PathError)(nil); errors.As(err, &pe) {
+			err = pe.Err
+		}
+		return nil, err
+	}
+	if err := checkImageFile(f); err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	b.serving.log.Debug("a backing file was opened", "path", filepath.Join(filepath.Dir(disk.Source), q.Name))
+	return f, nil
+}
+
+// ready tells the user, when the first worker is.
+func (l *life) ready(r *session.Ready) error {
+	if l.mount != nil {
+		if err := l.mount.Settle(); err != nil {
+			return err
+		}
+	}
+	if l.served {
+		l.serving.log.Info("the images are served again")
+		return nil
+	}
+	l.served = true
+	var text strings.Builder
+	for line := range strings.Lines(r.Summary) {
+		text.WriteString(printable(strings.TrimSuffix(line, "\n")) + "\n")
+	}
+	if !strings.HasPrefix(r.Example, "/") || !plainWord(r.Example) {
+		r.Example = "/README.txt"
+	}
+	return l.tell(text.String(), r.Example)
+}
+
+// printable is one line of a stranger's without what a terminal would take for an order.
+func printable(s string) string {
+	return strings.Map(func(c rune) rune {
+		if c >= 0x7f && c < 0xa0 {
+			return ' '
+		}
+		return c
+	}, cli.OneLine(s))
+}
+
+// workerLog passes a worker's log on. Until it is open, it keeps the last line, which tells why a
+// sandbox could not be set up.
+type workerLog struct {
+	to    io.Writer
+	limit *rate.Limiter
+
+	mu      sync.Mutex
+	isOpen  bool
+	early   []string
+	dropped int
+}
+
+func newWorkerLog(to io.Writer) *workerLog {
+	return &workerLog{to: to, limit: rate.NewLimiter(logRate, logBurst)}
+}
+
+// maxEarly bounds the lines that are kept before the log is open.
+const maxEarly = 100
+
+func (w *workerLog) line(text string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	text = printable(text)
+	switch {
+	case !w.isOpen:
+		w.early = append(w.early[max(0, len(w.early)-maxEarly):], text)
+	case !w.limit.Allow():
+		w.dropped++
+	default:
+		if w.dropped > 0 {
+			fmt.Fprintf(w.to, "%d lines of the worker's log were left out\n", w.dropped)
+			w.dropped = 0
+		}
+		fmt.Fprintln(w.to, text)
+	}
+}
+
+func (w *workerLog) open() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.isOpen = true
+	for _, text := range w.early {
+		fmt.Fprintln(w.to, text)
+	}
+	w.early = nil
+}
+
+// last is the last line of a worker that never came up.
+func (w *workerLog) last() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.early) == 0 {
+		return "it ended without a word"
+	}
+	return strings.TrimPrefix(w.early[len(w.early)-1], "sandbox: ")
+}

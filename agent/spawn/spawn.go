@@ -1,0 +1,106 @@
+// Package spawn starts workers: processes of this program in a sandbox (agent/sandbox), each with a
+// socket pair for messages (agent/session) and a pipe for its log. The node's supervisor and serve
+// share it.
+//
+// Non-goals: it knows no message and restarts nothing. Invariant: a worker ends with the Spawner's
+// process, however that ends.
+package spawn
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+
+	"vmfr/agent/sandbox"
+	"vmfr/agent/session"
+)
+
+// Spawner starts processes from one thread that lives as long as it: the kernel ends a worker with
+// the thread that started it (PR_SET_PDEATHSIG), not with the process.
+type Spawner struct{ todo chan func() }
+
+// New starts the thread.
+func New() *Spawner {
+	s := &Spawner{todo: make(chan func())}
+	go func() {
+		runtime.LockOSThread()
+		for f := range s.todo {
+			f()
+		}
+	}()
+	return s
+}
+
+// Close ends the thread, when no worker is left.
+func (s *Spawner) Close() { close(s.todo) }
+
+// Worker is a started process. Conn and Log are the caller's to close; Log ends with the process.
+type Worker struct {
+	Conn *session.Conn
+	Log  *os.File // what it writes to standard error
+	cmd  *exec.Cmd
+}
+
+// Start starts a process. Its descriptor 3 is the other end of Conn.
+func (s *Spawner) Start(o sandbox.Options) (_ *Worker, err error) {
+	w := &Worker{}
+	var theirs, errs *os.File
+	defer func() {
+		for _, f := range []*os.File{theirs, errs} {
+			if f != nil {
+				_ = f.Close()
+			}
+		}
+		if err != nil && w.Conn != nil {
+			_ = w.Conn.Close()
+		}
+		if err != nil && w.Log != nil {
+			_ = w.Log.Close()
+		}
+	}()
+	if w.Conn, theirs, err = session.Pair(); err != nil {
+		return nil, err
+	}
+	if w.Log, errs, err = os.Pipe(); err != nil {
+		return nil, err
+	}
+	if w.cmd, err = sandbox.New(o, theirs); err != nil {
+		return nil, err
+	}
+	w.cmd.Stderr = errs
+	done := make(chan error)
+	s.todo <- func() { done <- w.cmd.Start() }
+	if err = <-done; err != nil {
+		return nil, fmt.Errorf("the sandbox: %w", err)
+	}
+	return w, nil
+}
+
+// Process is the operating system's.
+func (w *Worker) Process() *os.Process { return w.cmd.Process }
+
+// Wait waits for the end of the process; an error tells how it ended if not with exit status 0.
+func (w *Worker) Wait() error { return w.cmd.Wait() }
+
+// maxLine bounds a line of a worker's log, in bytes.
+const maxLine = 4 << 10
+
+// Lines calls each with the lines of a worker's log, without their ends, until it ends. Longer ones
+// are cut into several: they are the words of a process that may be hostile.
+func Lines(log io.Reader, each func(line string)) {
+	r := bufio.NewReaderSize(log, maxLine)
+	for {
+		line, err := r.ReadSlice('\n')
+		if len(line) > 0 {
+			each(strings.TrimRight(string(line), "\n"))
+		}
+		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
+			return
+		}
+	}
+}
