@@ -77,6 +77,7 @@ test: deps lint cluster-programs ## install what is needed and run every test: l
 	@$(MAKE) --no-print-directory binding
 	go vet -tags guestfs ./agent/...
 	VMFR_TEST_REQUIRE=1 go test -tags guestfs -timeout 20m ./agent/guestfs/...
+	VMFR_TEST_REQUIRE=1 go test -tags guestfs -timeout 20m -run 'TestNodeAppliance' ./agent
 	VMFR_TEST_REQUIRE=1 test/race.sh
 	test/fuzz.sh $(FUZZTIME)
 
