@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	_ "embed"
 	"encoding/json"
 	"errors"
@@ -217,6 +218,10 @@ func (r *report) write(dir string) error {
 		return err
 	}
 	bars := r.bars()
+	others, err := otherSections(filepath.Join(dir, "benchmarks.md"))
+	if err != nil {
+		return err
+	}
 	render := func(name, text string, data any) error {
 		t, err := template.New(name).Parse(text)
 		if err != nil {
@@ -231,6 +236,19 @@ func (r *report) write(dir string) error {
 	return errors.Join(
 		os.WriteFile(filepath.Join(dir, "benchmarks.json"), append(j, '\n'), 0o644),
 		render("benchmarks.svg", chartTemplate, map[string]any{"Bars": bars, "Height": 60 + len(bars)*chartRow, "Zero": chartZero}),
-		render("benchmarks.md", pageTemplate, map[string]any{"Report": r, "Table": r.markdown()}),
+		render("benchmarks.md", pageTemplate, map[string]any{"Report": r, "Table": r.markdown(), "Others": others}),
 	)
+}
+
+// otherSections are those of the page that was there: measured by tests, each with its command,
+// and written by hand. They begin with the first heading of the second level.
+func otherSections(path string) (string, error) {
+	b, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", err
+	}
+	if i := bytes.Index(b, []byte("\n## ")); i >= 0 {
+		return string(b[i:]), nil
+	}
+	return "", nil
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"encoding/xml"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -52,6 +53,13 @@ func TestRatios(t *testing.T) {
 	md, err := os.ReadFile(filepath.Join(dir, "benchmarks.md"))
 	if err != nil || !strings.Contains(string(md), "| find | raw | s | 2.00 |  | 10.0 (**5.00**) | ntfs-3g 3.00 (**1.50**) |") {
 		t.Errorf("benchmarks.md lacks the row of find (%v):\n%s", err, md)
+	}
+	page := filepath.Join(dir, "benchmarks.md")
+	if err := errors.Join(os.WriteFile(page, append(md, "\n## The node\n\nby hand\n"...), 0o644), r.write(dir), r.write(dir)); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := os.ReadFile(page); err != nil || string(again) != string(md)+"\n## The node\n\nby hand\n" {
+		t.Errorf("what is written by hand is not kept: %v\n%s", err, again)
 	}
 	var back report
 	j, err := os.ReadFile(filepath.Join(dir, "benchmarks.json"))
