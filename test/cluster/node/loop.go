@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -15,9 +16,11 @@ import (
 // inode identifies a file whatever its path is in a mount namespace.
 type inode struct{ device, number uint64 }
 
-// Loops returns the loop devices whose files lie in dir. A file is known by its inode: the path
-// that the kernel tells (loop(4)) is that of a mount namespace which may be gone. A removed file is
-// known by its path alone.
+// Loops returns the loop devices whose files lie in dir, and those on top of these: kubelet makes
+// one of every block volume's device.
+//
+// A file is known by its inode: the path that the kernel tells (loop(4)) is that of a mount
+// namespace which may be gone. So a file that was removed while a device had it is not found.
 func Loops(dir string) ([]string, error) {
 	files := map[inode]bool{}
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
@@ -27,14 +30,12 @@ func Loops(dir string) ([]string, error) {
 		if err != nil || !d.Type().IsRegular() {
 			return err
 		}
-		var st unix.Stat_t
-		if err := unix.Lstat(path, &st); errors.Is(err, unix.ENOENT) {
+		file, err := inodeOf(path)
+		if errors.Is(err, os.ErrNotExist) {
 			return nil
-		} else if err != nil {
-			return fmt.Errorf("%s: %w", path, err)
 		}
-		files[inode{st.Dev, st.Ino}] = true
-		return nil
+		files[file] = true
+		return err
 	})
 	if err != nil {
 		return nil, err
@@ -43,20 +44,45 @@ func Loops(dir string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	var loops []string
+	backing := map[string]inode{}
 	for _, b := range blocks {
 		device := "/dev/" + strings.Split(b, "/")[3]
-		path, _ := os.ReadFile(b)
 		info, err := loopInfo(device)
 		switch {
 		case errors.Is(err, unix.ENXIO) || errors.Is(err, os.ErrNotExist): // freed meanwhile
 		case err != nil:
 			return nil, err
-		case files[inode{info.Device, info.Inode}] || strings.HasPrefix(string(path), dir+"/"):
-			loops = append(loops, device)
+		default:
+			backing[device] = inode{info.Device, info.Inode}
 		}
 	}
+	var loops []string
+	for found := true; found; { // one layer after the other
+		found = false
+		for device, file := range backing {
+			if !files[file] {
+				continue
+			}
+			found = true
+			loops = append(loops, device)
+			delete(backing, device)
+			node, err := inodeOf(device)
+			if err != nil {
+				return nil, err
+			}
+			files[node] = true
+		}
+	}
+	slices.Sort(loops)
 	return loops, nil
+}
+
+func inodeOf(path string) (inode, error) {
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		return inode{}, fmt.Errorf("%s: %w", path, err)
+	}
+	return inode{st.Dev, st.Ino}, nil
 }
 
 func loopInfo(device string) (*unix.LoopInfo64, error) {
