@@ -233,7 +233,7 @@ func (s *starter) serve(args []string, files []*os.File) {
 // has no part in it. It hangs when the mount does, until the server is killed.
 func (s *starter) look() error {
 	if !s.looking.CompareAndSwap(false, true) {
-		return errors.New("the mount has not answered the last look at it")
+		return errLooking
 	}
 	defer s.looking.Store(false)
 	tree := filepath.Join(s.base, "tree")
@@ -251,6 +251,8 @@ func (s *starter) look() error {
 	}
 	return nil
 }
+
+var errLooking = errors.New("the mount has not answered the last look at it")
 
 // lookFile is in every tree.
 const lookFile = "README.txt"
