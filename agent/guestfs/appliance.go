@@ -250,7 +250,7 @@ func (a *Appliance) boot() (_ *process, err error) {
 	began := time.Now()
 	withKVM := a.f.kvm.wanted()
 	p, err := a.launch(wait, &withKVM)
-	if err != nil && withKVM && a.ctx.Err() == nil {
+	if err != nil && withKVM && a.f.kvm.known() && a.ctx.Err() == nil {
 		o.Log.Warn("libguestfs does not start with KVM and is started without", "backup", a.name, "error", err)
 		a.f.kvm.set(false)
 		withKVM = false
