@@ -181,13 +181,25 @@ func (b *builder) pod(identity []string, part ...string) *corev1.PodSpec {
 
 // affinity keeps all of a session on the node of its disks: a disk holder beside the others, the
 // first one anywhere, since a pod that matches its own rule may go first; the front holder beside
-// them, for which it waits. The namespaces are told by label, so that a holder is the same
+// them, for which it waits.
+//
+// The namespaces are told by name: schedulers from Kubernetes 1.32 on do not match a
+// namespaceSelector when another pod was scheduled, so that a pod that waits for it is tried again
+// after five minutes only. All that the session may have are told, so that a holder is the same
 // whichever backups there are.
 func (b *builder) affinity() *corev1.Affinity {
+	last := b.in.Numbers
+	for _, bk := range b.in.Backups {
+		last = max(last, bk.Number)
+	}
+	namespaces := make([]string, 0, last)
+	for n := 1; n <= last; n++ {
+		namespaces = append(namespaces, b.names.BackupNamespace(n))
+	}
 	return &corev1.Affinity{PodAffinity: &corev1.PodAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{{
-		LabelSelector:     &metav1.LabelSelector{MatchLabels: PodLabels(b.in.Restore.UID, PartDisks)},
-		NamespaceSelector: &metav1.LabelSelector{MatchLabels: OriginLabels(b.in.Restore.UID)},
-		TopologyKey:       corev1.LabelHostname,
+		LabelSelector: &metav1.LabelSelector{MatchLabels: PodLabels(b.in.Restore.UID, PartDisks)},
+		Namespaces:    namespaces,
+		TopologyKey:   corev1.LabelHostname,
 	}}}}
 }
 

@@ -17,6 +17,9 @@ type Input struct {
 	Restore *v1alpha1.VirtualMachineFileRestore // UID, name, namespace and spec are used
 	VM      session.VM
 	Backups []Backup // all that were selected, as Number returns them; also those that failed since
+	// Numbers is how many backups the session has, also those of which too little is known for
+	// Backups. It must stay the same as long as the session lives. 0: the largest number in Backups.
+	Numbers int
 }
 
 // Backup is one selected backup.

@@ -138,7 +138,7 @@ func (s *scope) stop(reason, message string) { s.verdict = verdict{reason, clip(
 
 // input is what the plan is made of: all backups whose disks are known.
 func (s *scope) input() plan.Input {
-	in := plan.Input{Restore: s.vmfr, VM: s.vm}
+	in := plan.Input{Restore: s.vmfr, VM: s.vm, Numbers: len(s.backups)}
 	for _, b := range s.backups {
 		p := plan.Backup{Number: b.number, Name: b.name, Timestamp: b.taken}
 		for _, d := range b.disks {
