@@ -1,20 +1,40 @@
-# Agent and controller as static binaries on an empty root: they need no shell and no libraries. One
-# image for both, so that holders and controller are always of one release.
+# One image for agent, holders and controller, so that they are always of one release. The last
+# stage, full, has libguestfs for what is not read natively; --target slim leaves it out.
+# What comes from Debian is in deploy/image, which also makes these images without a builder.
 FROM golang:1.26-bookworm AS build
 WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
 ARG VERSION=unknown
-RUN make build controller VERSION=${VERSION} && mkdir state
+RUN make build controller VERSION=${VERSION}
 
-FROM scratch
+FROM build AS build-guestfs
+RUN deploy/image/install.sh build
+RUN make agent-guestfs VERSION=${VERSION}
+
+FROM debian:bookworm-slim AS appliance
+COPY deploy/image /image
+RUN /image/appliance.sh /appliance
+
+FROM debian:bookworm-slim AS slim
+RUN --mount=type=bind,source=deploy/image,target=/image /image/install.sh slim
 COPY --from=build /src/bin/vmfr-agent /src/bin/vmfr-controller /
-# Object storage is reached by certificates of public authorities, unless its location has its own.
-COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
-COPY --from=build --chown=65532:65532 /src/state /state
-# The controller and the sample run as this; the node's pods say for themselves what they run as.
+ARG VERSION=unknown
+LABEL org.opencontainers.image.title=vmfr \
+      org.opencontainers.image.description="File-level restore from KubeVirt VM backups: agent and controller" \
+      org.opencontainers.image.licenses=Apache-2.0 \
+      org.opencontainers.image.version=${VERSION}
+# The controller runs as this; agent and holders say in their pods what they run as, and why.
 USER 65532:65532
-EXPOSE 2222 8443
-ENTRYPOINT ["/vmfr-agent"]
-CMD ["serve", "--sample", "--state", "/state", "--listen-ssh", "0.0.0.0:2222", "--listen-https", "0.0.0.0:8443"]
+# Manifests name the program.
+ENTRYPOINT []
+CMD ["/vmfr-agent", "--help"]
+
+FROM slim AS full
+USER 0:0
+RUN --mount=type=bind,source=deploy/image,target=/image /image/install.sh full
+COPY --from=appliance /appliance /usr/lib/vmfr/appliance
+COPY --from=build-guestfs /src/bin/vmfr-agent-guestfs /usr/lib/vmfr/
+ENV LIBGUESTFS_PATH=/usr/lib/vmfr/appliance
+USER 65532:65532

@@ -32,6 +32,10 @@ endif
 controller: ## build bin/vmfr-controller; HOLDER_IMAGE=... is the default of its --holder-image
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS) -X main.holderImage=$(HOLDER_IMAGE)' -o bin/vmfr-controller ./controller
 
+.PHONY: agent-guestfs
+agent-guestfs: binding ## build bin/vmfr-agent-guestfs, which the agent of an image starts for libguestfs (needs what GUESTFS=1 needs)
+	CGO_ENABLED=1 go build -tags guestfs -trimpath -ldflags '$(LDFLAGS)' -o bin/vmfr-agent-guestfs ./agent
+
 .PHONY: binding
 binding: ## link libguestfs' Go binding to where go.mod looks for it
 	@test -f $(GUESTFS_GO) || { echo 'binding: $(GUESTFS_GO) is missing: install golang-guestfs-dev and libguestfs-dev' >&2; exit 1; }
@@ -94,6 +98,15 @@ bench: build ## measure us against the kernel, guestmount and OpenSSH; writes do
 	@test/deps.sh bench
 	go run ./bench -agent bin/vmfr-agent -out docs
 
+VARIANT ?= full
+
 .PHONY: image
-image: ## build the container image IMAGE (default vmfr:VERSION) with the container tool in IMAGE_TOOL (default podman)
-	$(or $(IMAGE_TOOL),podman) build --build-arg VERSION=$(VERSION) -t $(or $(IMAGE),vmfr:$(VERSION)) .
+image: ## build the container image IMAGE (default vmfr:VERSION); VARIANT=slim: without libguestfs; IMAGE_TOOL: podman, docker
+	$(or $(IMAGE_TOOL),podman) build --target $(VARIANT) --build-arg VERSION=$(VERSION) -t $(or $(IMAGE),vmfr:$(VERSION)) .
+
+.PHONY: image-local
+image-local: build controller ## the same without a container tool, as the archive bin/vmfr-VARIANT.tar (root, Debian 12)
+ifeq ($(VARIANT),full)
+	@$(MAKE) --no-print-directory agent-guestfs
+endif
+	@deploy/image/local.sh $(VARIANT) bin/vmfr-$(VARIANT).tar $(VERSION)
