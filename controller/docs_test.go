@@ -82,7 +82,7 @@ func TestDocumentedFlags(t *testing.T) {
 
 // TestLinks: the guides refer to files and headings that exist.
 func TestLinks(t *testing.T) {
-	for _, name := range []string{"install.md", "rbac.md", "troubleshooting.md", "faults.md", "objects.md"} {
+	for _, name := range []string{"install.md", "rbac.md", "troubleshooting.md", "faults.md", "objects.md", "monitoring.md"} {
 		for _, m := range regexp.MustCompile(`\]\(([^)#:]+)\)`).FindAllStringSubmatch(read(t, "../docs/"+name), -1) {
 			if _, err := os.Stat(filepath.Join("../docs", m[1])); err != nil {
 				t.Errorf("docs/%s: %v", name, err)
