@@ -44,7 +44,11 @@ func Loops(dir string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	backing := map[string]inode{}
+	type file struct {
+		inode
+		device uint64 // that it is a node of; 0: none
+	}
+	backing := map[string]file{}
 	for _, b := range blocks {
 		device := "/dev/" + strings.Split(b, "/")[3]
 		info, err := loopInfo(device)
@@ -53,24 +57,25 @@ func Loops(dir string) ([]string, error) {
 		case err != nil:
 			return nil, err
 		default:
-			backing[device] = inode{info.Device, info.Inode}
+			backing[device] = file{inode{info.Device, info.Inode}, info.Rdevice}
 		}
 	}
 	var loops []string
-	for found := true; found; { // one layer after the other
+	devices := map[uint64]bool{} // whatever their nodes are: every container may have one of its own
+	for found := true; found; {  // one layer after the other
 		found = false
 		for device, file := range backing {
-			if !files[file] {
+			if !files[file.inode] && !devices[file.device] {
 				continue
 			}
 			found = true
 			loops = append(loops, device)
 			delete(backing, device)
-			node, err := inodeOf(device)
-			if err != nil {
-				return nil, err
+			var node unix.Stat_t
+			if err := unix.Stat(device, &node); err != nil {
+				return nil, fmt.Errorf("%s: %w", device, err)
 			}
-			files[node] = true
+			devices[node.Rdev] = true
 		}
 	}
 	slices.Sort(loops)
