@@ -27,37 +27,9 @@ var update = flag.Bool("update", false, "write testdata/acceptance.yaml anew; re
 
 const golden = "testdata/acceptance.yaml"
 
-// The manifests as users of OADP write them.
-const (
-	discoveryManifest = `
-apiVersion: oadp.openshift.io/v1alpha1
-kind: VirtualMachineBackupsDiscovery
-metadata:
-  name: web-backups
-  namespace: velero
-spec:
-  virtualMachineName: web
-  virtualMachineNamespace: shop
-  startTime: "%s"
-  endTime: "%s"
-`
-	restoreManifest = `
-apiVersion: oadp.openshift.io/v1alpha1
-kind: VirtualMachineFileRestore
-metadata:
-  name: recover
-  namespace: velero
-spec:
-  backupsDiscoveryRef: web-backups
-  fileAccess:
-    ssh: {}
-    fileBrowser: {}
-`
-)
-
-// testAcceptance is a file restore from the manifests to the files' addresses, and its removal, by
-// the program under the roles of deploy/ against the real Velero. What needs a node is left out:
-// nobody starts the pods, and the node's report is written here.
+// testAcceptance is a file restore by README.md's commands, from the discovery to the files'
+// addresses, and its removal, by the program under the roles of deploy/ against the real Velero.
+// What needs a node is left out: nobody starts the pods, and the node's report is written here.
 func (e *env) testAcceptance(t *testing.T) {
 	ctx := context.Background()
 	vm := session.VM{Name: "web", Namespace: "shop"}
@@ -65,12 +37,13 @@ func (e *env) testAcceptance(t *testing.T) {
 	e.CreateVM(t, cluster.VM{Namespace: vm.Namespace, Name: "other", Disks: []cluster.Disk{{Name: "root"}}})
 	e.velero.BackupOf(t, "nightly-1", vm.Namespace)
 	e.velero.BackupOf(t, "nightly-2", vm.Namespace)
-	stop := e.startAcceptance(t)
+	p, stop := e.startAcceptance(t)
 	defer stop()
 	before := e.Inventory(t)
 
-	day := func(d time.Duration) string { return time.Now().UTC().Add(d).Format(time.DateOnly) }
-	e.apply(t, fmt.Sprintf(discoveryManifest, day(-24*time.Hour), day(0)))
+	if names := strings.Fields(e.shell(t, readmeCommands(t, "Find the backups"))); !slices.Contains(names, "nightly-1") || !slices.Contains(names, "nightly-2") {
+		t.Errorf("the backups are not shown: %q", names)
+	}
 	d := &v1alpha1.VirtualMachineBackupsDiscovery{}
 	d.Name, d.Namespace = "web-backups", "velero"
 	cluster.Await(t, waitLimit, func() error {
@@ -83,9 +56,10 @@ func (e *env) testAcceptance(t *testing.T) {
 		return nil
 	})
 	e.testVariant(t)
-	e.apply(t, restoreManifest)
+	serve, wait, _ := strings.Cut(readmeCommands(t, "Serve their files"), "EOF\nkubectl")
+	e.shell(t, serve+"EOF\n")
 	v := &v1alpha1.VirtualMachineFileRestore{}
-	v.Name, v.Namespace = "recover", "velero"
+	v.Name, v.Namespace = "web-files", "velero"
 	e.awaitPods(t, v, vm)
 	names := plan.NewNames(v, vm)
 	said := e.report(t, v, names)
@@ -100,12 +74,10 @@ func (e *env) testAcceptance(t *testing.T) {
 	})
 	after := e.Inventory(t)
 	e.checkGolden(t, before, after, v, names, said)
-
-	for _, kind := range []string{"virtualmachinefilerestore/recover", "virtualmachinebackupsdiscovery/web-backups"} {
-		if out, err := e.Kubectl("", "-n", "velero", "delete", kind, "--timeout=120s"); err != nil {
-			t.Fatalf("%v: %s", err, out)
-		}
-	}
+	e.shell(t, "kubectl"+wait)
+	e.testPullCommands(t)
+	testMonitoring(t, p)
+	e.shell(t, readmeCommands(t, "Delete"))
 	cluster.Await(t, waitLimit, func() error {
 		now := e.Inventory(t)
 		if left := cluster.Added(before, now); len(left) > 0 {
@@ -119,10 +91,10 @@ func (e *env) testAcceptance(t *testing.T) {
 }
 
 // startAcceptance starts the controller as deploy/ does, with an Ingress class.
-func (e *env) startAcceptance(t *testing.T) (stop func()) {
-	p := startController(t, e.kubeconfig, "--leader-elect-namespace=vmfr-system", "--ingress-class=nginx", "--host-template={{.Name}}.files.example.com")
+func (e *env) startAcceptance(t *testing.T) (p *controller, stop func()) {
+	p = startController(t, e.kubeconfig, "--leader-elect-namespace=vmfr-system", "--ingress-class=nginx", "--host-template={{.Name}}.files.example.com")
 	p.awaitReady(t)
-	return func() {
+	return p, func() {
 		if code := p.stop(syscall.SIGTERM); code != 0 {
 			t.Errorf("SIGTERM: exit code %d", code)
 		}
@@ -337,7 +309,7 @@ var ours = []string{"ConfigMap", "Deployment", "Namespace", "NetworkPolicy", "Re
 // session and of its first backup, of which the second one's are copies, and the restore's status.
 func (e *env) checkGolden(t *testing.T, before, after cluster.Inventory, v *v1alpha1.VirtualMachineFileRestore, names plan.Names, said *session.Report) {
 	t.Helper()
-	n := &normal{numbers: map[string]int{}, fixed: map[string]string{string(v.UID): "<uid of recover>", names.Suffix: "SUFFIX", said.ID: "<session id>"}}
+	n := &normal{numbers: map[string]int{}, fixed: map[string]string{string(v.UID): "<uid of web-files>", names.Suffix: "SUFFIX", said.ID: "<session id>"}}
 	for _, claim := range []string{"web-root", "web-data"} {
 		n.fixed[string(before["PersistentVolumeClaim shop/"+claim].GetUID())] = "<uid of " + claim + ">"
 	}

@@ -51,6 +51,7 @@ func TestCluster(t *testing.T) {
 	if t.Failed() {
 		return
 	}
+	t.Run("documented manifests", e.testDocumentedManifests)
 	t.Run("OpenShift", e.testOpenShift)
 	t.Run("agent", e.testAgent)
 	e.kubeconfig = e.tokenOf(t, "vmfr-system", "vmfr-controller")
