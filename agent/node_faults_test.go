@@ -17,8 +17,10 @@ import (
 	"testing"
 	"time"
 
+	gossh "golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
 
+	"vmfr/api/files"
 	api "vmfr/api/session"
 	"vmfr/test/fixture"
 )
@@ -165,6 +167,10 @@ func TestNodeFaults(t *testing.T) {
 			c.agent.waitLog("MiB of memory: signal: killed")
 			a.pull("nightly", "disk0", "file", content)
 		})
+	})
+	t.Run("renewed", func(t *testing.T) {
+		c.t = t
+		unharmed(func() { renewed(c, a, b) })
 	})
 	t.Run("agent killed in the middle", func(t *testing.T) {
 		c.t = t
@@ -315,6 +321,56 @@ func squeeze(t testing.TB, pid int) {
 		err = os.WriteFile(filepath.Join(dir, limit), []byte(strconv.Itoa(now)), 0)
 	}
 	t.Logf("the worker has %d KiB left: %v", now>>10, err)
+}
+
+// renewed changes the keys and the certificate of a while files are pulled from a and b.
+func renewed(c *cell, a, b *restore) {
+	t := c.t
+	_ = a.slow("/backups/nightly/disk1/file")
+	kept := b.slow("/backups/nightly/disk0/file")
+	old, before := a.identity, a.worker()
+	private, public := newSSHKey(t)
+	a.identity += ".new"
+	if err := os.WriteFile(a.identity, []byte(private), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.write(a.roots[""], api.DirSSH, map[string]string{api.KeyAuthorizedKeys: string(gossh.MarshalAuthorizedKey(public))})
+	changed := time.Now()
+	eventually(t, func() error {
+		out, err := a.sftp(a.identity, "ls /backups")
+		if err != nil {
+			err = fmt.Errorf("the new key: %w: %s", err, out)
+		}
+		return err
+	})
+	if out, err := a.sftp(old, "ls /backups"); err == nil {
+		t.Errorf("the old key still lets in: %s", out)
+	}
+	eventually(t, func() error { // with all transfers that the old key had begun
+		if running(before) {
+			return fmt.Errorf("the worker %d with the old key still runs", before)
+		}
+		return nil
+	})
+	if took := time.Since(changed); took > goneLimit {
+		t.Errorf("it took %s until transfers with the old key ended", took)
+	}
+	ca, err := files.NewAuthority(time.Now())
+	if err == nil {
+		a.tls, err = files.NewServer(ca, []string{"127.0.0.1"}, time.Now())
+	}
+	if err == nil {
+		a.ca += ".new"
+		err = os.WriteFile(a.ca, ca.Cert, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.write(a.roots[""], api.DirTLS, map[string]string{api.KeyCertificate: string(a.tls.Cert), api.KeyPrivateKey: string(a.tls.Key)})
+	eventually(t, func() error { _, err := a.curl(a.password, "/api/v1/backups"); return err })
+	if got, err := io.ReadAll(kept); err != nil || len(got) != 1<<20 {
+		t.Errorf("the other session's transfer: %d bytes, %v", len(got), err)
+	}
 }
 
 // agentKilled kills the agent with transfers in all front ends: the kernel ends all that it
