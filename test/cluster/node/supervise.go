@@ -117,6 +117,10 @@ func (s *supervisor) configure() error {
 		values["Snapshotter"] = "native"
 		s.say(event{What: fmt.Sprintf("containers' roots are copies, not overlays: %v", err)})
 	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(s.dir, &fs); err == nil && fs.Type == unix.TMPFS_MAGIC {
+		s.say(event{What: s.dir + " is in memory: so are all images and volumes"})
+	}
 	if values["ProxyMode"] != "iptables" {
 		s.say(event{What: "kube-proxy uses nftables: iptables lacks something here"})
 	}
