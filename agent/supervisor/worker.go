@@ -245,7 +245,7 @@ func (w *worker) openRecords() (*os.File, error) {
 
 // feed gives the worker all that it serves.
 func (w *worker) feed(conn *session.Conn, weaker []string, records *os.File) error {
-	defer records.Close() // nil, too
+	defer func() { _ = records.Close() }() // nil, too
 	x := w.sess
 	doc, err := json.Marshal(w.doc)
 	if err != nil {
