@@ -10,10 +10,12 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -94,7 +96,9 @@ func (b *sandboxed) start() (*spawn.Worker, error) {
 			env = append(env, name+"="+v)
 		}
 	}
-	return b.spawner.Start(sandbox.Options{UID: firstUID + os.Getpid(), Args: []string{"vmfr-agent", localCommand}, Env: env})
+	return b.spawner.Worker(func(theirs *os.File) (*exec.Cmd, error) {
+		return sandbox.New(sandbox.Options{UID: firstUID + os.Getpid(), Args: []string{"vmfr-agent", localCommand}, Env: env, Alone: true}, theirs)
+	})
 }
 
 // close ends what was started ahead, and the thread.
@@ -115,7 +119,9 @@ func (b *sandboxed) run(ctx context.Context) error {
 		b.first = nil
 		var err error
 		if w == nil {
-			w, err = b.start()
+			if w, err = b.start(); err != nil {
+				err = errDied{err}
+			}
 		}
 		if err == nil {
 			err = b.live(ctx, w)
@@ -150,6 +156,7 @@ type life struct {
 	mount  *fusefs.Mountpoint // nil: none
 	sealed bool
 	ended  *session.Ended
+	stuck  atomic.Bool // it did not end in time
 }
 
 // live feeds a worker and answers it until it has ended.
@@ -185,10 +192,12 @@ func (b *sandboxed) live(ctx context.Context, w *spawn.Worker) error {
 	switch {
 	case l.ended != nil && l.ended.Error != "":
 		return errors.New(l.ended.Error)
-	case l.ended != nil, ctx.Err() != nil && err == nil:
+	case l.ended != nil, ctx.Err() != nil && err == nil && !l.stuck.Load():
 		return err
-	case !l.sealed && err == nil:
+	case !l.sealed && !l.served && err == nil: // a later one must not lead to less than the first had
 		return errNoSandbox{errors.New(l.log.last())}
+	case l.stuck.Load():
+		return worker.ErrStuck
 	case err != nil:
 		return err
 	case died == nil:
@@ -302,6 +311,7 @@ func (l *life) endWith(ctx context.Context, gone <-chan struct{}) (wait func()) 
 		select {
 		case <-gone:
 		case <-time.After(endLimit):
+			l.stuck.Store(true)
 			_ = l.w.Process().Kill()
 		}
 	})

@@ -55,6 +55,8 @@ func serveCommand() *cobra.Command {
 			"unless told otherwise. When all is ready, it prints what it serves and commands to paste, or\n" +
 			"with --json one line for a program. It serves until SIGINT or SIGTERM: then it accepts no more,\n" +
 			"lets transfers finish within 10 seconds, unmounts and ends; a second signal ends it at once.\n\n" +
+			"As root it reads the images in a process of its own without rights, files and network, and starts\n" +
+			"that again if it dies. Where that is not possible, the log says why; see --sandbox.\n\n" +
 			diskHelp + "\n\n" +
 			"Keys:\n" +
 			"  The state folder (mode 0700) keeps what is made at the first start: a key pair for clients,\n" +

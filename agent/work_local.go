@@ -54,6 +54,9 @@ func workLocal(conn *session.Conn, weaker []string, log *slog.Logger) error {
 	if err == nil {
 		err = p.images(&cfg)
 	}
+	if errors.Is(err, errGone) {
+		return err
+	}
 	if err != nil {
 		return p.ended(err)
 	}

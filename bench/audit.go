@@ -57,7 +57,7 @@ func auditRows(c config, im images, r *report) (err error) {
 	}
 	curl := func(what string) func(k int) (int, error) {
 		return func(k int) (int, error) {
-			return https[k].pid, sh("bash", "-euo", "pipefail", "-c", strings.ReplaceAll(https[k].curl+what, "URL", https[k].url))
+			return https[k].pids()[0], sh("bash", "-euo", "pipefail", "-c", strings.ReplaceAll(https[k].curl+what, "URL", https[k].url))
 		}
 	}
 	thousand := ""

@@ -17,7 +17,7 @@ import (
 // web is a running server of ours for curl.
 type web struct {
 	url, curl string // curl: the command with its credentials
-	pid       int
+	pids      func() []int
 	stop      func() error
 }
 
@@ -54,7 +54,7 @@ func startWeb(c config, f format, more ...string) (web, error) {
 	}
 	h := ready.HTTPS
 	return web{
-		url: h.URL, pid: cmd.Process.Pid,
+		url: h.URL, pids: func() []int { return serving(cmd.Process.Pid) },
 		curl: fmt.Sprintf(`curl -q -sS --fail --tls13-ciphers %s --cacert '%s' -u "%s:$(cat '%s')"`, httpsCipher, h.CAFile, h.User, h.PasswordFile),
 		stop: func() error { return errors.Join(cmd.Process.Signal(syscall.SIGTERM), cmd.Wait()) },
 	}, nil
@@ -165,6 +165,6 @@ func httpsRows(c config, im images, r *report) (err error) {
 			r.add(row.name, raw.name, who, row.unit, results[k])
 		}
 	}
-	r.add("peak memory, https", raw.name, ours.name, "MiB", []float64{peakMiB([]int{us.pid})})
+	r.add("peak memory, https", raw.name, ours.name, "MiB", []float64{peakMiB(us.pids())})
 	return nil
 }

@@ -185,6 +185,26 @@ func appliances() map[int]bool {
 	return found
 }
 
+// serving are the processes of the vmfr-agent serve with this pid; the first one reads the images: its
+// worker, or itself where there is no sandbox.
+func serving(pid int) []int {
+	all := []int{pid}
+	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	for _, l := range lists {
+		b, _ := os.ReadFile(l) // a thread that has ended has no children
+		for _, f := range strings.Fields(string(b)) {
+			p, err := strconv.Atoi(f)
+			if err != nil {
+				continue
+			}
+			if line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p)); err == nil && strings.Contains(string(line), "work-local") {
+				all = append([]int{p}, all...)
+			}
+		}
+	}
+	return all
+}
+
 // peakMiB is the sum of the processes' peak resident sizes (VmHWM).
 func peakMiB(pids []int) float64 {
 	var kib int

@@ -101,7 +101,7 @@ func startOurs(c config, f format, more ...string) (sshTarget, error) {
 	return sshTarget{
 		name: ours.name, port: port, user: ready.SSH.User, path: "/backups/b/d/" + bigName,
 		identity: ready.SSH.IdentityFile, known: ready.SSH.KnownHostsFile,
-		pids: func() []int { return []int{cmd.Process.Pid} },
+		pids: func() []int { return serving(cmd.Process.Pid) },
 		stop: func() error { return errors.Join(cmd.Process.Signal(syscall.SIGTERM), cmd.Wait()) },
 	}, nil
 }

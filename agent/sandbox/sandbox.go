@@ -55,6 +55,8 @@ type Options struct {
 	UID  int      `json:"uid"` // and GID: real ones that own nothing and that no other process has
 	Args []string `json:"args"`
 	Env  []string `json:"env"`
+	// Alone tells that the process serves its caller's only session: it is as nice as the caller.
+	Alone bool `json:"alone,omitempty"`
 }
 
 // ErrDynamic tells that this program needs files to start, which an empty root does not have.
@@ -134,7 +136,12 @@ func become(settings, files string) error {
 		{"mounts", emptyRoot},
 		{"host name", func() error { return unix.Sethostname([]byte("vmfr")) }},
 		{"descriptors", func() error { return unix.CloseRange(uint(first), ^uint(0)>>32, unix.CLOSE_RANGE_CLOEXEC) }},
-		{"niceness", beNicer},
+		{"niceness", func() error {
+			if o.Alone {
+				return nil
+			}
+			return beNicer()
+		}},
 		{"limits", setLimits},
 		{"privileges", func() error { return confine.DropPrivileges(o.UID) }},
 		// A change of ids cancels what the parent asked for.

@@ -1,6 +1,6 @@
-// Package spawn starts workers: processes of this program in a sandbox (agent/sandbox), each with a
-// socket pair for messages (agent/session) and a pipe for its log. The node's supervisor and serve
-// share it.
+// Package spawn starts the processes that end with this one: workers in a sandbox (agent/sandbox),
+// each with a socket pair for messages (agent/session) and a pipe for its log, and others. The node's
+// supervisor and serve share it.
 //
 // Non-goals: it knows no message and restarts nothing. Invariant: a worker ends with the Spawner's
 // process, however that ends.
@@ -16,7 +16,6 @@ import (
 	"runtime"
 	"strings"
 
-	"vmfr/agent/sandbox"
 	"vmfr/agent/session"
 )
 
@@ -46,8 +45,16 @@ type Worker struct {
 	cmd  *exec.Cmd
 }
 
-// Start starts a process. Its descriptor 3 is the other end of Conn.
-func (s *Spawner) Start(o sandbox.Options) (_ *Worker, err error) {
+// Start starts any process from the thread.
+func (s *Spawner) Start(cmd *exec.Cmd) error {
+	done := make(chan error)
+	s.todo <- func() { done <- cmd.Start() }
+	return <-done
+}
+
+// Worker starts a worker. prepare makes its command, of which theirs, the other end of Conn, is
+// descriptor 3; see sandbox.New.
+func (s *Spawner) Worker(prepare func(theirs *os.File) (*exec.Cmd, error)) (_ *Worker, err error) {
 	w := &Worker{}
 	var theirs, errs *os.File
 	defer func() {
@@ -69,13 +76,11 @@ func (s *Spawner) Start(o sandbox.Options) (_ *Worker, err error) {
 	if w.Log, errs, err = os.Pipe(); err != nil {
 		return nil, err
 	}
-	if w.cmd, err = sandbox.New(o, theirs); err != nil {
+	if w.cmd, err = prepare(theirs); err != nil {
 		return nil, err
 	}
 	w.cmd.Stderr = errs
-	done := make(chan error)
-	s.todo <- func() { done <- w.cmd.Start() }
-	if err = <-done; err != nil {
+	if err = s.Start(w.cmd); err != nil {
 		return nil, fmt.Errorf("the sandbox: %w", err)
 	}
 	return w, nil

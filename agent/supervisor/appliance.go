@@ -193,7 +193,7 @@ func (a *appliance) run() error {
 		return err
 	}
 	cmd.Stdout, cmd.Stderr = in, in
-	if err := sup.spawn.start(cmd); err != nil {
+	if err := sup.spawn.Start(cmd); err != nil {
 		return err
 	}
 	a.process.Store(cmd.Process)

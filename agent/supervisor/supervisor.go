@@ -18,6 +18,7 @@ import (
 
 	"vmfr/agent/sandbox"
 	"vmfr/agent/session"
+	"vmfr/agent/spawn"
 	api "vmfr/api/session"
 )
 
@@ -90,7 +91,7 @@ type Jail interface {
 type Supervisor struct {
 	cfg     Config
 	log     *slog.Logger
-	spawn   *spawner
+	spawn   *spawn.Spawner
 	command func(uid int, socket *os.File) (*exec.Cmd, error) // of a worker
 	groups  *groups
 	metrics *metrics
@@ -167,8 +168,8 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	}
 	defer unlock()
 	defer l.Close()
-	s.spawn = newSpawner()
-	defer s.spawn.close()
+	s.spawn = spawn.New()
+	defer s.spawn.Close()
 	if s.groups, err = newGroups(); err != nil {
 		s.log.Warn("workers have no memory limit of the kernel's, only Go's own", "err", err)
 	}

@@ -1,7 +1,6 @@
 package supervisor
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,14 +16,14 @@ import (
 	"golang.org/x/time/rate"
 
 	"vmfr/agent/session"
+	"vmfr/agent/spawn"
 	api "vmfr/api/session"
 )
 
 const (
-	// workerLogRate is how many lines a worker may log in a second, after a burst, of at most
-	// workerLogLine bytes each: the log is the node's, and a worker may be hostile.
+	// workerLogRate is how many lines a worker may log in a second, after a burst: the log is the
+	// node's, and a worker may be hostile.
 	workerLogRate, workerLogBurst = 20, 200
-	workerLogLine                 = 4 << 10
 	// reapLimit is how long the kernel may take to end a killed process before that is told.
 	reapLimit = 5 * time.Second
 )
@@ -138,31 +136,16 @@ func (w *worker) live() error {
 	default:
 		return errors.New("all user ids of workers are in use; give the agent a larger range")
 	}
-	conn, theirs, err := session.Pair()
+	p, err := w.launch(uid)
 	if err != nil {
 		return err
 	}
+	conn := p.Conn
 	defer conn.Close()
-	defer theirs.Close()
+	defer p.Log.Close()
 	var weaker []string
-	cmd, err := sup.command(uid, theirs)
-	if err != nil {
-		return err
-	}
-	out, in, err := os.Pipe()
-	if err != nil {
-		return err
-	}
-	defer out.Close()
-	cmd.Stderr = in
-	err = w.launch(cmd)
-	_ = in.Close()
-	_ = theirs.Close()
-	if err != nil {
-		return fmt.Errorf("the sandbox: %w", err)
-	}
 	var logs sync.WaitGroup
-	logs.Go(func() { w.log(out) })
+	logs.Go(func() { w.log(p.Log) })
 	if w.group, err = sup.groups.add(w.sess.id[:12], w.pid, w.memory()); err != nil {
 		weaker = append(weaker, "no memory limit of the kernel's")
 	}
@@ -181,7 +164,7 @@ func (w *worker) live() error {
 		// It broke the rules, or the feeding did: what it does now does not matter.
 		w.slay()
 	}
-	werr := cmd.Wait()
+	werr := p.Wait()
 	close(w.gone)
 	logs.Wait()
 	if werr != nil {
@@ -204,17 +187,19 @@ func (w *worker) alone() bool {
 	return !w.ending
 }
 
-func (w *worker) launch(cmd *exec.Cmd) error {
+func (w *worker) launch(uid int) (*spawn.Worker, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.killed {
-		return errors.New("it is not needed any more")
+		return nil, errors.New("it is not needed any more")
 	}
-	if err := w.sess.sup.spawn.start(cmd); err != nil {
-		return err
+	sup := w.sess.sup
+	p, err := sup.spawn.Worker(func(theirs *os.File) (*exec.Cmd, error) { return sup.command(uid, theirs) })
+	if err != nil {
+		return nil, err
 	}
-	w.process, w.pid = cmd.Process, cmd.Process.Pid
-	return nil
+	w.process, w.pid = p.Process(), p.Process().Pid
+	return p, nil
 }
 
 // memory is the kernel's limit for the worker: Go's own (see the worker's) and room for the page
@@ -402,21 +387,14 @@ func (w *worker) about(r *api.Report) error {
 // log copies the worker's lines to the log, as what they are: words of a process that may be hostile.
 func (w *worker) log(from io.Reader) {
 	limit := rate.NewLimiter(workerLogRate, workerLogBurst)
-	r := bufio.NewReaderSize(from, workerLogLine)
 	dropped := 0
-	for {
-		line, err := r.ReadSlice('\n')
-		if len(line) > 0 {
-			if limit.Allow() {
-				w.sess.log.Info("worker", "pid", w.pid, "line", strings.TrimRight(string(line), "\n"))
-			} else {
-				dropped++
-			}
+	spawn.Lines(from, func(line string) {
+		if limit.Allow() {
+			w.sess.log.Info("worker", "pid", w.pid, "line", line)
+		} else {
+			dropped++
 		}
-		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
-			break
-		}
-	}
+	})
 	if dropped > 0 {
 		w.sess.log.Warn("a worker logged too much", "pid", w.pid, "linesDropped", dropped)
 	}

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -85,31 +84,13 @@ func TestMemoryOfManyClients(t *testing.T) {
 	}
 	wg.Wait()
 	peak := 0
-	for _, pid := range append(children(cmd.Process.Pid), cmd.Process.Pid) {
-		status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-		if m := regexp.MustCompile(`VmHWM:\s+(\d+) kB`).FindSubmatch(status); m != nil {
-			n, _ := strconv.Atoi(string(m[1]))
-			peak += n
-		}
+	for _, p := range fixture.PeakMemory(t, cmd.Process.Pid) {
+		peak += int(p >> 10)
 	}
 	t.Logf("peak of %d MiB", peak>>10)
 	if peak == 0 || peak > limit {
 		t.Errorf("%d KiB, want at most %d", peak, limit)
 	}
-}
-
-// children are the processes that pid started.
-func children(pid int) (pids []int) {
-	list, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
-	for _, l := range list {
-		b, _ := os.ReadFile(l)
-		for _, f := range strings.Fields(string(b)) {
-			if n, err := strconv.Atoi(f); err == nil {
-				pids = append(pids, n)
-			}
-		}
-	}
-	return pids
 }
 
 // wide is a file system whose root holds n files. It is its own engine.

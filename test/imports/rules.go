@@ -51,7 +51,7 @@ var layers = []layer{
 	{name: "worker", packages: []string{"agent/worker"}},
 	// The processes of a node that read no guest's byte: they know Kubernetes, and nothing of disks.
 	{name: "node", packages: []string{"agent/incluster", "agent/sandbox", "agent/spawn", "agent/holder", "agent/supervisor"}, peers: map[string][]string{
-		"agent/holder": {"agent/incluster"}, "agent/spawn": {"agent/sandbox"}, "agent/supervisor": {"agent/incluster", "agent/sandbox"},
+		"agent/holder": {"agent/incluster"}, "agent/supervisor": {"agent/incluster", "agent/sandbox", "agent/spawn"},
 	}},
 	{name: "main", packages: []string{"agent", "agent/sample", "internal/cli"}, peers: map[string][]string{"agent": {"agent/sample", "internal/cli"}}},
 }
