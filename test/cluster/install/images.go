@@ -82,8 +82,8 @@ func (c Cluster) loadDriver(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer lock.Close() // when the image is made of it
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil { // until the image is made of it
 		return "", fmt.Errorf("%s: %w", lock.Name(), err)
 	}
 	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", dir+"/", "./loopcsi")

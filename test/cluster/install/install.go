@@ -77,21 +77,30 @@ func (c Cluster) CRDs(context.Context) error {
 //go:embed files/*.yaml
 var files embed.FS
 
-// apply makes the objects of a file, in which text/template fills in values, what it says.
-func (c Cluster) apply(ctx context.Context, file string, values any) error {
-	t, err := template.New(file).Option("missingkey=error").ParseFS(files, "files/"+file)
+// apply makes the objects of a file what it says.
+func (c Cluster) apply(ctx context.Context, file string, values map[string]string) error {
+	objects, err := render(file, values)
 	if err != nil {
 		return err
+	}
+	return c.applyObjects(ctx, objects)
+}
+
+// render returns the objects of a file, in which text/template fills in values.
+func render(file string, values map[string]string) ([]*unstructured.Unstructured, error) {
+	t, err := template.New(file).Option("missingkey=error").ParseFS(files, "files/"+file)
+	if err != nil {
+		return nil, err
 	}
 	var b bytes.Buffer
 	if err := t.Execute(&b, values); err != nil {
-		return err
+		return nil, err
 	}
 	objects, err := parse(b.String())
 	if err != nil {
-		return fmt.Errorf("%s: %w", file, err)
+		return nil, fmt.Errorf("%s: %w", file, err)
 	}
-	return c.applyObjects(ctx, objects)
+	return objects, nil
 }
 
 // parse reads documents of YAML, each an object or a list of them.
@@ -233,5 +242,5 @@ func unready(p *corev1.Pod) error {
 			why = append(why, fmt.Sprintf("%s ended before with %d: %s", s.Name, last.ExitCode, last.Message))
 		}
 	}
-	return fmt.Errorf("Pod %s/%s is %s: %s", p.Namespace, p.Name, p.Status.Phase, strings.Join(why, "; "))
+	return fmt.Errorf("the Pod %s/%s is %s: %s", p.Namespace, p.Name, p.Status.Phase, strings.Join(why, "; "))
 }

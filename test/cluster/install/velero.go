@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	velerov1 "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
@@ -15,6 +16,9 @@ import (
 
 	"vmfr/test/cluster"
 )
+
+// nodeAgentConfig is the name of the ConfigMap that Velero's node agent reads when it starts.
+const nodeAgentConfig = "node-agent"
 
 // Location is the name of Velero's backup storage location, its default.
 const Location = "default"
@@ -54,17 +58,24 @@ func (c Cluster) Velero(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("velero install: %w", err)
 	}
-	var ours []*unstructured.Unstructured
+	config, err := render("velero.yaml", map[string]string{"Namespace": cluster.VeleroNamespace, "NodeAgentConfig": nodeAgentConfig})
+	if err != nil {
+		return err
+	}
+	var first, workloads []*unstructured.Unstructured // which read the rest when they start
 	for _, o := range objects {
-		if o.GetKind() == "CustomResourceDefinition" {
-			continue // CRDs, of the same version
-		}
 		if err := adapt(o); err != nil {
 			return fmt.Errorf("velero install: %s %s: %w", o.GetKind(), o.GetName(), err)
 		}
-		ours = append(ours, o)
+		switch o.GetKind() {
+		case "CustomResourceDefinition": // CRDs, of the same version
+		case "Deployment", "DaemonSet":
+			workloads = append(workloads, o)
+		default:
+			first = append(first, o)
+		}
 	}
-	if err := c.applyObjects(ctx, ours); err != nil {
+	if err := c.applyObjects(ctx, slices.Concat(first, config, workloads)); err != nil {
 		return err
 	}
 	return c.available(ctx)
@@ -104,41 +115,52 @@ func veleroInstall(ctx context.Context, args ...string) (string, error) {
 	return stdout.String(), nil
 }
 
-// adapt changes an object of Velero's for tests: what happens is noticed in seconds, not minutes.
+// adapt changes an object of Velero's for tests: what happens is noticed in seconds, not minutes,
+// and volumes are moved at once.
 func adapt(o *unstructured.Unstructured) error {
 	unstructured.RemoveNestedField(o.Object, "metadata", "creationTimestamp")
 	unstructured.RemoveNestedField(o.Object, "status")
-	if o.GetKind() == "BackupStorageLocation" {
+	switch o.GetKind() {
+	case "BackupStorageLocation":
 		for field, every := range map[string]string{"validationFrequency": "5s", "backupSyncPeriod": "5s"} {
 			if err := unstructured.SetNestedField(o.Object, every, "spec", field); err != nil {
 				return err
 			}
 		}
-		return nil
+	case "Deployment":
+		// One server for one location; an old one ends first.
+		if err := unstructured.SetNestedField(o.Object, "Recreate", "spec", "strategy", "type"); err != nil {
+			return err
+		}
+		return addArgument(o, "--item-operation-sync-frequency=1s")
+	case "DaemonSet":
+		return addArgument(o, "--node-agent-configmap="+nodeAgentConfig)
 	}
-	if o.GetKind() != "Deployment" {
-		return nil
-	}
-	containers, _, err := unstructured.NestedSlice(o.Object, "spec", "template", "spec", "containers")
-	if err != nil || len(containers) != 1 {
-		return fmt.Errorf("it has %d containers: %w", len(containers), err)
-	}
-	server, ok := containers[0].(map[string]any)
-	if !ok {
-		return fmt.Errorf("its container is a %T", containers[0])
-	}
-	args, _, err := unstructured.NestedStringSlice(server, "args")
+	return nil
+}
+
+// addArgument adds an argument to the only container of a workload.
+func addArgument(o *unstructured.Unstructured, argument string) error {
+	path := []string{"spec", "template", "spec", "containers"}
+	containers, _, err := unstructured.NestedSlice(o.Object, path...)
 	if err != nil {
 		return err
 	}
-	// One server for one location; the old one ends first, and at once.
-	if err := unstructured.SetNestedField(o.Object, "Recreate", "spec", "strategy", "type"); err != nil {
+	if len(containers) != 1 {
+		return fmt.Errorf("it has %d containers, not one", len(containers))
+	}
+	container, ok := containers[0].(map[string]any)
+	if !ok {
+		return fmt.Errorf("its container is a %T", containers[0])
+	}
+	args, _, err := unstructured.NestedStringSlice(container, "args")
+	if err != nil {
 		return err
 	}
-	if err := unstructured.SetNestedStringSlice(server, append(args, "--item-operation-sync-frequency=1s"), "args"); err != nil {
+	if err := unstructured.SetNestedStringSlice(container, append(args, argument), "args"); err != nil {
 		return err
 	}
-	return unstructured.SetNestedSlice(o.Object, containers, "spec", "template", "spec", "containers")
+	return unstructured.SetNestedSlice(o.Object, containers, path...)
 }
 
 // available waits until Velero's Pods are ready and its location is Available.
