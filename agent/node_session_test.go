@@ -235,6 +235,7 @@ func TestNode(t *testing.T) {
 	})
 	t.Run("nothing left", func(t *testing.T) {
 		c.t = t
+		started := descendants(c.agent.cmd.Process.Pid)
 		idleNow := func() []string {
 			var left []string
 			for _, pid := range c.workers() {
@@ -244,17 +245,22 @@ func TestNode(t *testing.T) {
 			if n := openFiles(t, c.agent); n > idle+2 {
 				left = append(left, fmt.Sprintf("%d descriptors instead of %d", n, idle))
 			}
-			mounts, _ := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", c.agent.cmd.Process.Pid))
-			if strings.Contains(string(mounts), "fuse.vmfr") {
-				left = append(left, "a mount")
+			// A jail's mounts are in its processes' namespace and end with them.
+			for _, pid := range started {
+				if running(pid) {
+					left = append(left, fmt.Sprintf("process %d", pid))
+				}
 			}
 			children, _ := exec.Command("ps", "--no-headers", "-o", "pid,args", "--ppid", fmt.Sprint(c.agent.cmd.Process.Pid)).Output()
 			if s := strings.TrimSpace(string(children)); s != "" {
 				left = append(left, s)
 			}
-			for _, pattern := range []string{"/sys/fs/cgroup/memory/*/vmfr-worker-*", "/sys/fs/cgroup/memory/*/*/vmfr-worker-*", "/sys/fs/cgroup/memory/vmfr-worker-*", "/sys/fs/cgroup/vmfr-worker-*"} {
-				groups, _ := filepath.Glob(pattern)
-				left = append(left, groups...)
+			// Of these sessions: other tests have groups, too.
+			for _, above := range []string{"", "memory/", "memory/*/", "memory/*/*/"} {
+				for _, r := range []*restore{a, b} {
+					groups, _ := filepath.Glob("/sys/fs/cgroup/" + above + "vmfr-worker-" + r.doc.ID[:12] + "-*")
+					left = append(left, groups...)
+				}
 			}
 			return left
 		}
