@@ -130,6 +130,9 @@ func newSupervisor(cfg Config) (*Supervisor, error) {
 	if cfg.MaxSessions == 0 {
 		cfg.MaxSessions = DefaultMaxSessions
 	}
+	if cfg.Appliances == nil && cfg.NoAppliances == "" {
+		cfg.NoAppliances = "libguestfs reads this, and this node's agent has none."
+	}
 	if cfg.MaxDescriptors == 0 {
 		cfg.MaxDescriptors = DefaultMaxDescriptors
 	}
