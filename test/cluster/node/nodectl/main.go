@@ -33,20 +33,25 @@ func command() *cobra.Command {
 	root := &cobra.Command{Use: "nodectl", Short: "A Kubernetes node on this machine"}
 	cli.SetUp(root)
 	dir := root.PersistentFlags().String("dir", node.DefaultDir(), "the node's `directory`, which down removes; it is to be on a disk")
-	root.AddCommand(up(dir), down(dir), enter(dir), status(dir))
+	root.AddCommand(up(dir), down(dir), enter(dir), status(dir), installAll(dir))
 	return root
 }
 
 func up(dir *string) *cobra.Command {
-	var foreground bool
+	var foreground, bare bool
 	c := &cobra.Command{
 		Use:   "up",
-		Short: "Start a node with its control plane, and tell how to use it",
+		Short: "Start a node with its control plane, storage and Velero, and tell how to use it",
 		Args:  cli.NoArguments,
 		RunE: func(c *cobra.Command, _ []string) error {
 			n, err := node.Start(c.Context(), node.Options{Dir: *dir, Detached: !foreground, Log: os.Stderr})
 			if err != nil {
 				return err
+			}
+			if !bare {
+				if err := installFromOutside(c.Context(), n); err != nil {
+					return err
+				}
 			}
 			fmt.Printf("export KUBECONFIG=%s\n", n.Kubeconfig())
 			fmt.Printf("# Its server is reached from the node's network and a client's:\n")
@@ -63,6 +68,7 @@ func up(dir *string) *cobra.Command {
 			return node.Down(context.WithoutCancel(c.Context()), n.Dir())
 		},
 	}
+	c.Flags().BoolVar(&bare, "bare", false, "nothing but Kubernetes: neither storage nor Velero")
 	c.Flags().BoolVar(&foreground, "foreground", false, "stay; the node ends with an interrupt, or with this process")
 	return c
 }
