@@ -79,6 +79,9 @@ func version2(dir string) (*groups, error) {
 	if err := os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+memory"), 0); err != nil {
 		return nil, err
 	}
+	// A kubelet has the kernel kill a container as a whole (since Kubernetes 1.28). When the node
+	// is out of memory that would be all sessions; their workers are chosen one by one where it lets us.
+	_ = os.WriteFile(filepath.Join(dir, "memory.oom.group"), []byte("0"), 0)
 	return &groups{dir, "memory.max", "memory.events"}, nil
 }
 

@@ -117,6 +117,7 @@ func TestVersion2Files(t *testing.T) {
 	}
 	write(dir, "cgroup.controllers", "cpu memory pids\n")
 	write(dir, "cgroup.subtree_control", "")
+	write(dir, "memory.oom.group", "1")
 	own := filepath.Join(dir, "vmfr-supervisor")
 	if err := os.Mkdir(own, 0o755); err != nil { // mkdir(2) there makes the files, too
 		t.Fatal(err)
@@ -128,6 +129,9 @@ func TestVersion2Files(t *testing.T) {
 	}
 	if read(own, "cgroup.procs") != "0" || read(dir, "cgroup.subtree_control") != "+memory" || g.dir != dir {
 		t.Errorf("%+v; moved %q, handed on %q", g, read(own, "cgroup.procs"), read(dir, "cgroup.subtree_control"))
+	}
+	if got := read(dir, "memory.oom.group"); got != "0" {
+		t.Errorf("memory.oom.group is %q: the kernel would kill all sessions at once", got)
 	}
 	// After a restart in place the supervisor finds itself in its own group.
 	write(own, "cgroup.controllers", "memory\n")
