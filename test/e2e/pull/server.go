@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -28,6 +29,8 @@ type Server struct {
 
 	Login, Password string // of HTTPS
 	CA              string // certificates, PEM
+
+	limit int // of SFTP, in megabits a second; 0: none
 }
 
 // knownHosts writes a known_hosts file with the server alone and returns its path.
@@ -64,7 +67,11 @@ func (s Server) target() string {
 // SFTP runs the commands of a batch and returns what sftp prints.
 func (s Server) SFTP(ctx context.Context, t testing.TB, commands ...string) (string, error) {
 	t.Helper()
-	cmd := exec.CommandContext(ctx, "sftp", append(s.sshOptions(t), "-b", "-", s.target())...)
+	options := s.sshOptions(t)
+	if s.limit > 0 {
+		options = append(options, "-l", strconv.Itoa(s.limit*1000)) // kilobits
+	}
+	cmd := exec.CommandContext(ctx, "sftp", append(options, "-b", "-", s.target())...)
 	cmd.Stdin = strings.NewReader(strings.Join(commands, "\n") + "\n")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -73,7 +80,7 @@ func (s Server) SFTP(ctx context.Context, t testing.TB, commands ...string) (str
 	return string(out), err
 }
 
-// SSH is what a remote command's client does with a command of its own: the server runs none.
+// SSHCommand asks for a command to be run.
 func (s Server) SSHCommand(ctx context.Context, t testing.TB, command string) (string, error) {
 	t.Helper()
 	out, err := exec.CommandContext(ctx, "ssh", append(s.sshOptions(t), s.target(), command)...).CombinedOutput()
@@ -121,4 +128,10 @@ func run(t testing.TB, name string, args ...string) string {
 		t.Fatalf("%s %q: %v\n%s", name, args, err, out)
 	}
 	return string(out)
+}
+
+// Limit is the server for clients that take at most so many megabits a second from it by SFTP.
+func (s Server) Limit(megabits int) Server {
+	s.limit = megabits
+	return s
 }

@@ -1,0 +1,260 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"vmfr/test/cluster"
+)
+
+// process is a process of the node, by its number in the machine.
+type process struct {
+	pid, parent int
+	args        []string
+}
+
+func (p process) is(words ...string) bool {
+	return len(p.args) >= len(words) && slices.Equal(p.args[:len(words)], words)
+}
+
+// processes are all of the node's: its init and what descends from it.
+func (w *world) processes(t testing.TB) []process {
+	t.Helper()
+	stats, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	children := map[int][]process{}
+	for _, path := range stats {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			continue // it has ended
+		}
+		line, err := os.ReadFile(filepath.Join(filepath.Dir(path), "cmdline"))
+		if err != nil {
+			continue
+		}
+		var p process
+		p.pid, _ = strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		// pid (name) state parent ...: the name may hold anything.
+		if rest := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:])); len(rest) > 1 {
+			p.parent, _ = strconv.Atoi(rest[1])
+		}
+		p.args = strings.Split(strings.TrimSuffix(string(line), "\x00"), "\x00")
+		children[p.parent] = append(children[p.parent], p)
+	}
+	var all []process
+	for next := []int{w.node.Pid()}; len(next) > 0; next = next[1:] {
+		for _, p := range children[next[0]] {
+			all = append(all, p)
+			next = append(next, p.pid)
+		}
+	}
+	return all
+}
+
+// workerName is what a worker is called: its file is not in its own root directory.
+const workerName = "vmfr-agent"
+
+// agentProcess is the agent's first process; workers are the ones that serve.
+func (w *world) agentProcess(t testing.TB) (agent process, workers []process) {
+	t.Helper()
+	all := w.processes(t)
+	for _, p := range all {
+		if p.is("/vmfr-agent", "node") {
+			agent = p
+		}
+	}
+	for _, p := range all {
+		if agent.pid != 0 && p.is(workerName, "work") {
+			workers = append(workers, p)
+		}
+	}
+	return agent, workers
+}
+
+// left is what a session may leave on a node, each thing by a name that is the same before and after.
+type left map[string]string
+
+// leftOnNode looks at the node itself; on somebody else's it sees nothing.
+func (w *world) leftOnNode(t testing.TB) left {
+	t.Helper()
+	l := left{}
+	if w.node == nil {
+		return l
+	}
+	for _, p := range w.processes(t) {
+		if name := strings.Join(p.args, " "); strings.Contains(name, "vmfr-agent") || strings.Contains(name, "rsync") {
+			l.add("process", name)
+		}
+	}
+	in := func(name string, args ...string) string {
+		out, err := w.node.Command(context.Background(), name, args...).Output()
+		if err != nil {
+			t.Fatalf("%s %q on the node: %v", name, args, err)
+		}
+		return string(out)
+	}
+	for line := range strings.Lines(in("cat", "/proc/self/mountinfo")) {
+		if f := strings.Fields(line); len(f) > 4 {
+			l.add("mount", f[4])
+		}
+	}
+	for line := range strings.Lines(in("losetup", "--list", "--noheadings", "--output", "BACK-FILE")) {
+		if strings.HasPrefix(line, w.node.Dir()) || strings.HasPrefix(line, "/var/lib/") {
+			l.add("loop device", strings.TrimSpace(line))
+		}
+	}
+	for _, dir := range []string{"/run/vmfr", "/var/lib/kubelet/pods"} {
+		for line := range strings.Lines(in("sh", "-c", "ls -A "+dir+" 2>/dev/null || true")) {
+			l.add("folder", dir+"/"+strings.TrimSpace(line))
+		}
+	}
+	agent, _ := w.agentProcess(t)
+	root := fmt.Sprintf("/proc/%d", agent.pid)
+	if b, err := os.ReadFile(root + "/mountinfo"); err == nil {
+		for line := range strings.Lines(string(b)) {
+			if f := strings.Fields(line); len(f) > 4 {
+				l.add("mount of the agent", f[4])
+			}
+		}
+	}
+	files, err := os.ReadDir(root + "/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		to, err := os.Readlink(root + "/fd/" + f.Name())
+		// Connections to the API server and to probes come and go.
+		if err == nil && !strings.HasPrefix(to, "socket:") {
+			l.add("descriptor of the agent", to)
+		}
+	}
+	_ = filepath.WalkDir(fmt.Sprintf("%s/root/sys/fs/cgroup", root), func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() && strings.Contains(path, "vmfr-worker") {
+			l.add("control group", filepath.Base(path))
+		}
+		return nil
+	})
+	return l
+}
+
+func (l left) add(kind, name string) {
+	for i := 1; ; i++ {
+		key := fmt.Sprintf("%s %s (%d)", kind, name, i)
+		if _, ok := l[key]; !ok {
+			l[key] = ""
+			return
+		}
+	}
+}
+
+// state is everything that a file restore must leave as it was.
+type state struct {
+	objects cluster.Inventory
+	node    left
+	bucket  map[string]string
+}
+
+// before takes the state; nothing is left when afterwards there is nothing that was not there.
+func (w *world) state(t testing.TB) state {
+	t.Helper()
+	return state{objects: w.Inventory(t), node: w.leftOnNode(t), bucket: w.bucketSums(t)}
+}
+
+// awaitNothingLeft waits until the cluster, the node and the bucket are as they were. Velero's own
+// requests for downloads expire by themselves.
+func (w *world) awaitNothingLeft(t testing.TB, before state) {
+	t.Helper()
+	cluster.Await(t, serveLimit, func() error {
+		now := w.state(t)
+		var more []string
+		for _, name := range cluster.Added(before.objects, now.objects) {
+			if !strings.HasPrefix(name, "DownloadRequest ") {
+				more = append(more, name)
+			}
+		}
+		for name := range now.node {
+			if _, ok := before.node[name]; !ok {
+				more = append(more, name)
+			}
+		}
+		for name, sum := range before.bucket {
+			if now.bucket[name] != sum {
+				more = append(more, "changed in the bucket: "+name)
+			}
+		}
+		for _, name := range cluster.Added(now.objects, before.objects) {
+			if !strings.HasPrefix(name, "DownloadRequest ") {
+				more = append(more, "gone: "+name)
+			}
+		}
+		if len(more) > 0 {
+			slices.Sort(more)
+			return fmt.Errorf("left behind:\n%s", strings.Join(more, "\n"))
+		}
+		return nil
+	})
+}
+
+// sums are the SHA-256 of all files below a folder.
+func sums(t testing.TB, dir string) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		h := sha256.New()
+		if _, err := io.Copy(h, f); err != nil {
+			return err
+		}
+		all[strings.TrimPrefix(path, dir)] = fmt.Sprintf("%x", h.Sum(nil))
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// kill kills a process of the node.
+func kill(t testing.TB, pid int) {
+	t.Helper()
+	if pid <= 1 {
+		t.Fatal("there is no such process")
+	}
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// cpuTime is the processor time that a process has used, in clock ticks (proc(5), stat 14 and 15).
+func cpuTime(t testing.TB, pid int) int {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	user, _ := strconv.Atoi(f[11])
+	system, _ := strconv.Atoi(f[12])
+	return user + system
+}

@@ -1,0 +1,119 @@
+package e2e
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	appsv1 "k8s.io/api/apps/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"vmfr/test/cluster"
+	"vmfr/test/cluster/image"
+)
+
+// Where deploy/ puts things.
+const (
+	controllerNamespace = "vmfr-system"
+	agentNamespace      = "vmfr-agent"
+	overlay             = "../../deploy/overlays/kubernetes"
+	overlayImage        = "registry.example/vmfr:dev" // the one that the overlay names
+)
+
+// build makes the image of this tree's programs and loads it on the node.
+func (w *world) build(t *testing.T) {
+	t.Helper()
+	if *imageArchive != "" {
+		manifest, err := tarball.LoadManifest(func() (io.ReadCloser, error) { return os.Open(*imageArchive) })
+		if err != nil || len(manifest) == 0 || len(manifest[0].RepoTags) == 0 {
+			t.Fatalf("%s names no image: %v", *imageArchive, err)
+		}
+		w.image = manifest[0].RepoTags[0]
+		w.load(t, *imageArchive)
+		return
+	}
+	dir := t.TempDir()
+	files := image.Accounts()
+	for name, pkg := range map[string]string{"vmfr-agent": "vmfr/agent", "vmfr-controller": "vmfr/controller"} {
+		program := filepath.Join(dir, name)
+		cmd := exec.CommandContext(t.Context(), "go", "build", "-ldflags", "-s -w -X main.version=e2e", "-o", program, pkg)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("go build %s: %v\n%s", pkg, err, out)
+		}
+		files = append(files, image.File{Path: "/" + name, Source: program, Mode: 0o755})
+	}
+	rsync, err := exec.LookPath("rsync")
+	if err != nil {
+		t.Fatal(err)
+	}
+	parts, err := image.Program(rsync, "/usr/bin/rsync")
+	if err != nil {
+		t.Fatal(err)
+	}
+	archive := filepath.Join(dir, "vmfr.tar")
+	if w.image, err = (image.Image{Name: "vmfr", Files: image.Merge(files, parts), Entrypoint: []string{"/vmfr-agent"}, User: "65532:65532"}).Write(archive); err != nil {
+		t.Fatal(err)
+	}
+	w.load(t, archive)
+}
+
+// load makes an image known to the node.
+func (w *world) load(t *testing.T, archive string) {
+	t.Helper()
+	if err := w.node.LoadImage(t.Context(), archive); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// deploy applies deploy/ as an administrator does.
+func (w *world) deploy(t *testing.T) {
+	t.Helper()
+	manifest, err := w.kubectl(t.Context(), "kustomize", overlay)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(manifest, overlayImage) {
+		t.Fatalf("%s does not name the image %s", overlay, overlayImage)
+	}
+	file := filepath.Join(t.TempDir(), "vmfr.yaml")
+	if err := os.WriteFile(file, []byte(strings.ReplaceAll(manifest, overlayImage, w.image)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := w.kubectl(t.Context(), "apply", "--server-side", "-f", file); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+}
+
+// awaitProduct waits until controller and agent are ready.
+func (w *world) awaitProduct(t *testing.T) {
+	t.Helper()
+	d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: controllerNamespace, Name: "vmfr-controller"}}
+	cluster.Await(t, endLimit, func() error {
+		if err := w.get(d); err != nil {
+			return err
+		}
+		if s := d.Status; s.ObservedGeneration < d.Generation || s.ReadyReplicas < *d.Spec.Replicas || s.UpdatedReplicas < *d.Spec.Replicas {
+			return fmt.Errorf("the controller is not ready: %+v", s)
+		}
+		return nil
+	})
+	cluster.Await(t, endLimit, w.agentReady)
+}
+
+// agentReady is nil if each node's agent is ready and of the DaemonSet's present template.
+func (w *world) agentReady() error {
+	d := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: agentNamespace, Name: "vmfr-agent"}}
+	if err := w.get(d); err != nil {
+		return err
+	}
+	if s := d.Status; s.ObservedGeneration < d.Generation || s.DesiredNumberScheduled == 0 || s.NumberReady < s.DesiredNumberScheduled || s.UpdatedNumberScheduled < s.DesiredNumberScheduled {
+		return fmt.Errorf("the agent is not ready: %+v", s)
+	}
+	return nil
+}
