@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -235,7 +236,7 @@ func reason(err error, cmd *exec.Cmd, g *group, overdue bool) string {
 	case err == nil:
 		return ""
 	}
-	if s, ok := cmd.ProcessState.Sys().(unix.WaitStatus); ok && s.Signaled() {
+	if s, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && s.Signaled() {
 		return "it was killed (" + s.Signal().String() + ")"
 	}
 	return err.Error()

@@ -105,9 +105,9 @@ func (p *places) inTheWay(a *appliance, waited time.Duration) []*appliance {
 	if len(p.waiting) == 0 || p.waiting[0] != a {
 		return nil
 	}
-	i := slices.IndexFunc(p.running, func(o *appliance) bool { return o.sess() != a.sess() })
-	if o := p.running[max(i, 0)]; i >= 0 && waited > p.turn && time.Since(o.began) > p.turn {
-		o.overdue.Store(true)
+	oldest := slices.IndexFunc(p.running, func(o *appliance) bool { return o.sess() != a.sess() })
+	if oldest >= 0 && waited > p.turn && time.Since(p.running[oldest].began) > p.turn {
+		p.running[oldest].overdue.Store(true)
 	}
 	return slices.Clone(p.running)
 }
