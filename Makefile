@@ -61,6 +61,14 @@ cluster: cluster-programs ## start a Kubernetes node on this machine and tell ho
 cluster-down: ## end that node and remove all that is left of it
 	@go run ./test/cluster/node/nodectl down
 
+.PHONY: e2e
+e2e: deps cluster-programs ## play the documentation's story on a real cluster, and break everything (root, 3 GB of memory; see docs/development.md)
+	VMFR_TEST_REQUIRE=1 go test -timeout 40m -v -count 1 ./test/e2e -args $(E2E_FLAGS)
+
+.PHONY: e2e-kind
+e2e-kind: ## the same on a cluster of kind's, which needs Docker
+	test/e2e/kind.sh $(E2E_FLAGS)
+
 .PHONY: check
 check: lint unit ## quick: lint, vet and unit tests
 
