@@ -11,14 +11,14 @@ import (
 
 // base is what the cluster has besides vmfr.
 func (w *world) base() install.Cluster {
-	c := install.Cluster{Config: w.Config, Load: w.node.LoadImage}
+	c := install.Cluster{Config: w.Config, Load: w.load}
 	if testing.Verbose() {
 		c.Log = os.Stderr
 	}
 	return c
 }
 
-// install makes the suite's own node a cluster with backups, and puts vmfr on it.
+// install makes a bare cluster one with backups, and puts vmfr on it.
 func (w *world) install(t *testing.T) {
 	t.Helper()
 	w.late = install.StorageClassWait
@@ -28,12 +28,16 @@ func (w *world) install(t *testing.T) {
 	if err == nil {
 		*toolsImage, err = tools.Write(archive)
 	}
+	if err == nil {
+		err = w.load(t.Context(), archive)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.load(t, archive)
 	w.build(t)
-	w.smallState(t)
+	if w.node != nil {
+		w.smallState(t)
+	}
 	if err := w.base().All(t.Context()); err != nil {
 		t.Fatal(err)
 	}

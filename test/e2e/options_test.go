@@ -20,6 +20,7 @@ var (
 	toolsImage      = flag.String("tools-image", "busybox:1.36", "an image with sh, dd and gzip, to fill volumes")
 	vmfrImage       = flag.String("image", "", "vmfr's own image, for pods that attack the agent; empty: those tests are skipped")
 	imageArchive    = flag.String("image-archive", "", "run what `make image-local` made, this `file`, on the suite's own node, not an image of the bare programs")
+	loader          = flag.String("install-with", "", "install everything that is needed on a cluster for tests, whose nodes get images by this `command` and an archive's name, such as 'kind load image-archive'")
 	reach           = flag.String("reach", "direct", "how clients reach a session's Service: direct (its address) or port-forward (kubectl)")
 	record          = flag.String("record", "", "write the times and costs that were measured into this `file`, docs/benchmarks.md")
 	keep            = flag.Bool("keep", false, "leave what a failed test made, for a look at it")

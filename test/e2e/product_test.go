@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -34,7 +35,9 @@ func (w *world) build(t *testing.T) {
 			t.Fatalf("%s names no image: %v", *imageArchive, err)
 		}
 		w.image = manifest[0].RepoTags[0]
-		w.load(t, *imageArchive)
+		if err := w.load(t.Context(), *imageArchive); err != nil {
+			t.Fatal(err)
+		}
 		return
 	}
 	dir := t.TempDir()
@@ -60,15 +63,22 @@ func (w *world) build(t *testing.T) {
 	if w.image, err = (image.Image{Name: "vmfr", Files: image.Merge(files, parts), Entrypoint: []string{"/vmfr-agent"}, User: "65532:65532"}).Write(archive); err != nil {
 		t.Fatal(err)
 	}
-	w.load(t, archive)
-}
-
-// load makes an image known to the node.
-func (w *world) load(t *testing.T, archive string) {
-	t.Helper()
-	if err := w.node.LoadImage(t.Context(), archive); err != nil {
+	if err := w.load(t.Context(), archive); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// load makes an image known to the cluster's nodes.
+func (w *world) load(ctx context.Context, archive string) error {
+	if w.node != nil {
+		return w.node.LoadImage(ctx, archive)
+	}
+	command := append(strings.Fields(*loader), archive)
+	out, err := exec.CommandContext(ctx, command[0], command[1:]...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s: %w: %s", strings.Join(command, " "), err, out)
+	}
+	return nil
 }
 
 // deploy applies deploy/ as an administrator does.

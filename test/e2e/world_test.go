@@ -37,6 +37,8 @@ func enter(t *testing.T) *world {
 	w.admin = w.Client(t, v1alpha1.AddToScheme)
 	if os.Getenv(node.KubeconfigEnv) == "" {
 		w.node = c.Node(t)
+	}
+	if w.node != nil || *loader != "" {
 		w.install(t)
 	}
 	w.awaitProduct(t)
