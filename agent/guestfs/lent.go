@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"time"
 
 	"vmfr/agent/guestfs/sandbox"
 )
@@ -39,6 +40,8 @@ func borrow(h *Helper, disks int) (_ *child, err error) {
 	}()
 	c := &child{sock: h.Conn, log: &tail{}, clean: func() {}}
 	if c.disks, err = sandbox.Receive(h.Conn, disks); err != nil {
+		_ = h.Lease.Close() // and with the helper's end its log ends
+		_ = h.Log.SetReadDeadline(time.Now().Add(exitLimit))
 		why, _ := io.ReadAll(io.LimitReader(h.Log, tailBytes))
 		_, _ = c.log.Write(why)
 		return nil, fmt.Errorf("starting the libguestfs helper: %w%s", err, c.log.last())

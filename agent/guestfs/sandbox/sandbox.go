@@ -33,6 +33,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -117,8 +118,11 @@ func New(o Options, conn *os.File) (*exec.Cmd, error) {
 // greeting is the message that carries the sockets.
 var greeting = []byte("disks")
 
+// receiveLimit is how long a helper's sandbox may take to be set up.
+const receiveLimit = time.Minute
+
 // Receive takes the sockets of the disks from a helper's connection, in the disks' order. It waits
-// for them, or for the helper's end. Nothing may have been read from conn before.
+// for them, or for the helper's end, up to receiveLimit. Nothing may have been read from conn before.
 func Receive(conn *os.File, disks int) (_ []net.Listener, err error) {
 	c, err := net.FileConn(conn) // a descriptor of its own
 	if err != nil {
@@ -128,6 +132,9 @@ func Receive(conn *os.File, disks int) (_ []net.Listener, err error) {
 	u, ok := c.(*net.UnixConn)
 	if !ok {
 		return nil, fmt.Errorf("the helper's connection is of %s", c.LocalAddr().Network())
+	}
+	if err := u.SetReadDeadline(time.Now().Add(receiveLimit)); err != nil {
+		return nil, err
 	}
 	b, oob := make([]byte, len(greeting)), make([]byte, unix.CmsgSpace(4*MaxDisks))
 	n, rights, flags, _, err := u.ReadMsgUnix(b, oob)
