@@ -96,13 +96,13 @@ func Start(ctx context.Context, o Options) (n *Node, err error) {
 	if err := missing(); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, startLimit)
-	defer cancel()
-	programs, programsLock, err := cluster.Kubernetes.Use(ctx)
+	programs, programsLock, err := cluster.Kubernetes.Use(ctx) // which may build them
 	if err != nil {
 		return nil, err
 	}
 	defer programsLock.Close()
+	ctx, cancel := context.WithTimeout(ctx, startLimit)
+	defer cancel()
 	dir, lock, err := claim(ctx, o.Dir)
 	if err != nil {
 		return nil, err

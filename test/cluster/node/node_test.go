@@ -204,6 +204,7 @@ func TestInside(t *testing.T) {
 	if err := exec.CommandContext(ctx, "kubectl", "exec", "web", "--", "wget", "-T", "5", "-qO-", "http://192.0.2.1").Run(); err == nil {
 		t.Error("a Pod reaches an address that nobody has")
 	}
+	canceled(t, n)
 	// Left for TestNode: a loop device of a file in the node, and kubelet's way to keep that in use.
 	var loops []string
 	for _, of := range []string{"/var/lib/" + loopFile, ""} {
@@ -221,6 +222,37 @@ func TestInside(t *testing.T) {
 	slices.Sort(loops)
 	fmt.Printf("inside: %s\n", strings.Join(loops, " "))
 	<-ctx.Done() // TestNode kills this process
+}
+
+// canceled: a command on the node ends with its context, although it is in another PID namespace.
+func canceled(t *testing.T, n *node.Node) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	cmd := n.Command(ctx, "sh", "-c", "echo started; exec sleep 86399")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "started\n" {
+		t.Fatalf("%q, %v", line, err)
+	}
+	sleeps := func() error {
+		list, err := n.Command(t.Context(), "ps", "-A", "-o", "args=").Output()
+		if err == nil && strings.Contains(string(list), "sleep 86399") {
+			err = errors.New("it still runs")
+		}
+		return err
+	}
+	if sleeps() == nil {
+		t.Error("a command does not run on the node")
+	}
+	cancel()
+	_ = cmd.Wait()
+	eventually(t, "a canceled command", sleeps)
 }
 
 const web = `
