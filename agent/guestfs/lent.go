@@ -57,7 +57,7 @@ func borrow(h *Helper, disks int) (_ *child, err error) {
 	printed := make(chan struct{})
 	go func() {
 		defer close(printed)
-		defer h.Log.Close()
+		defer func() { _ = h.Log.Close() }()
 		_, _ = io.Copy(plainWriter{c.log}, h.Log)
 	}()
 	c.end = func() {
@@ -66,7 +66,7 @@ func borrow(h *Helper, disks int) (_ *child, err error) {
 		}
 	}
 	c.wait = func() error {
-		defer lease.Close()
+		defer func() { _ = lease.Close() }()
 		why, err := io.ReadAll(io.LimitReader(lease, maxReason))
 		<-printed
 		if err == nil && len(why) > 0 {

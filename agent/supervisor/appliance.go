@@ -174,20 +174,17 @@ func (a *appliance) run() error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
-	defer theirs.Close()
+	defer closeAll(conn, theirs)
 	lease, workers, err := streams()
 	if err != nil {
 		return err
 	}
-	defer lease.Close()
-	defer workers.Close()
+	defer closeAll(lease, workers)
 	out, in, err := os.Pipe()
 	if err != nil {
 		return err
 	}
-	defer out.Close()
-	defer in.Close()
+	defer closeAll(out, in)
 	cfg := sup.cfg.Appliances
 	cmd, err := sandbox.New(sandbox.Options{UID: uid, Program: cfg.Program, Appliance: cfg.Dir, Disks: a.disks}, theirs)
 	if err != nil {
@@ -199,7 +196,7 @@ func (a *appliance) run() error {
 	}
 	a.process.Store(cmd.Process)
 	began := time.Now()
-	_, _ = theirs.Close(), in.Close()
+	closeAll(theirs, in)
 	group, err := sup.groups.add(a.sess().id[:12]+"-appliance", cmd.Process.Pid, sandbox.Limit(a.keys))
 	if err != nil {
 		log.Debug("the appliance has no memory limit of the kernel's", "err", err)
@@ -209,7 +206,7 @@ func (a *appliance) run() error {
 	}
 	log.Info("an appliance starts", "pid", cmd.Process.Pid, "disks", a.disks)
 	a.answer(&session.Helper{}, conn, out, workers)
-	_, _, _ = conn.Close(), out.Close(), workers.Close() // the worker has its own
+	closeAll(conn, out, workers) // the worker has its own
 	end := make(chan struct{})
 	go func() {
 		defer close(end)
@@ -268,6 +265,12 @@ func (a *appliance) makeRoom() {
 			defer a.w.lends.spared.Store(false)
 			_ = a.conn.Send(&session.Message{Spare: &session.Spare{}}, sendLimit)
 		})
+	}
+}
+
+func closeAll(files ...*os.File) {
+	for _, f := range files {
+		_ = f.Close() // twice for some, the second time with an error
 	}
 }
 

@@ -11,7 +11,7 @@ import (
 func wish(x *sess) *appliance { return &appliance{w: &worker{sess: x}} }
 
 // taking asks for a place in the background, and returns when that is queued, or taken.
-func taking(t *testing.T, ctx context.Context, p *places, a *appliance) <-chan error {
+func taking(ctx context.Context, t *testing.T, p *places, a *appliance) <-chan error {
 	t.Helper()
 	done, waits := make(chan error, 1), make(chan struct{})
 	go func() {
@@ -45,13 +45,13 @@ func TestPlaces(t *testing.T) {
 	p := &places{max: 2, turn: time.Hour, ask: func(*appliance) {}}
 	one, two, three := &sess{}, &sess{}, &sess{}
 	first, second := wish(one), wish(one)
-	taken(t, taking(t, t.Context(), p, first))
-	taken(t, taking(t, t.Context(), p, second))
+	taken(t, taking(t.Context(), t, p, first))
+	taken(t, taking(t.Context(), t, p, second))
 	third, other, late := wish(one), wish(two), wish(three)
-	waits := taking(t, t.Context(), p, third) // came first, and has two already
-	others := taking(t, t.Context(), p, other)
+	waits := taking(t.Context(), t, p, third) // came first, and has two already
+	others := taking(t.Context(), t, p, other)
 	gone, cancel := context.WithCancelCause(t.Context())
-	lates := taking(t, gone, p, late)
+	lates := taking(gone, t, p, late)
 	p.give(first)
 	taken(t, others)
 	why := errors.New("its worker is gone")
@@ -60,8 +60,8 @@ func TestPlaces(t *testing.T) {
 		t.Errorf("one that gave up: %v", err)
 	}
 	select {
-	case <-waits:
-		t.Error("there are more than may run")
+	case err := <-waits:
+		t.Errorf("there are more than may run, %v", err)
 	default:
 	}
 	p.give(other)

@@ -259,14 +259,14 @@ func (b *boot) report() *FallbackReport {
 const bootAdvice = "Open the folder again later: then it is tried once more. The whole disk is under /disks; the log of the service says more."
 
 // advice tells what to do about a volume that cannot be read.
-func (cfg *Config) advice(v *openedVolume, err error) string {
-	source, build := cmp.Or(cfg.KeySource, keySource), cmp.Or(cfg.NoFallback, buildAdvice)
+func (c *Config) advice(v *openedVolume, err error) string {
+	source, build := cmp.Or(c.KeySource, keySource), cmp.Or(c.NoFallback, buildAdvice)
 	switch {
 	case errors.Is(err, fsys.ErrNoKey):
 		return "It is encrypted by the guest. Give its key with " + source + ", or restore the VM and read it there."
-	case v.left && cfg.Fallback == nil && v.sig.Type == "crypto_LUKS":
+	case v.left && c.Fallback == nil && v.sig.Type == "crypto_LUKS":
 		return "It is encrypted. " + build + " Give it the key with " + source + "."
-	case v.left && cfg.Fallback == nil:
+	case v.left && c.Fallback == nil:
 		return build + " Until then its bytes are under /disks for other tools."
 	case v.LV != nil && v.Err != nil && !v.left:
 		return "Choose a backup that has all disks of the VM; the bytes that are there are under /disks."

@@ -128,7 +128,7 @@ func Receive(conn *os.File, disks int) (_ []net.Listener, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	u, ok := c.(*net.UnixConn)
 	if !ok {
 		return nil, fmt.Errorf("the helper's connection is of %s", c.LocalAddr().Network())
