@@ -139,9 +139,9 @@ func (c *chapter) unrestorable(t *testing.T) *fileRestore {
 		for _, b := range p.Restores {
 			want := v1alpha1.RestoreAvailable
 			if b.VeleroBackupName == moved {
-				want = v1alpha1.RestoreFailed
+				want = v1alpha1.RestoreBackupMissing
 			}
-			if b.State != want || (want == v1alpha1.RestoreFailed) != (b.FailureReason != "") {
+			if b.State != want || (want == v1alpha1.RestoreBackupMissing) != (b.FailureReason != "") {
 				t.Errorf("%s of %s is %s: %q", p.PVCName, b.VeleroBackupName, b.State, b.FailureReason)
 			}
 		}
