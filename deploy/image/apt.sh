@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # apt.sh is read by the other scripts: installs packages of Debian 12, and removes what nobody
 # needs of them at run time.
 . /etc/os-release
