@@ -18,6 +18,7 @@ type groups struct {
 	dir    string // below which they are made
 	limit  string // the file of the limit
 	events string // the file that counts kills, as a line "oom_kill N"
+	swap   string // the file of the limit of swap, where that is one of its own; empty: it is not
 }
 
 // group is one worker's; nil: none.
@@ -82,7 +83,7 @@ func version2(dir string) (*groups, error) {
 	// A kubelet has the kernel kill a container as a whole (since Kubernetes 1.28). When the node
 	// is out of memory that would be all sessions; their workers are chosen one by one where it lets us.
 	_ = os.WriteFile(filepath.Join(dir, "memory.oom.group"), []byte("0"), 0)
-	return &groups{dir, "memory.max", "memory.events"}, nil
+	return &groups{dir: dir, limit: "memory.max", events: "memory.events", swap: "memory.swap.max"}, nil
 }
 
 // version1 makes groups below this process's own, or below the mount's root where that shows
@@ -99,7 +100,7 @@ func version1(mount, path string) (*groups, error) {
 		if err := os.Remove(probe); err != nil {
 			continue
 		}
-		return &groups{dir, "memory.limit_in_bytes", "memory.oom_control"}, nil
+		return &groups{dir: dir, limit: "memory.limit_in_bytes", events: "memory.oom_control"}, nil
 	}
 	return nil, fmt.Errorf("no group can be made below %s", mount)
 }
@@ -128,6 +129,12 @@ func (g *groups) add(name string, pid int, limit int64) (*group, error) {
 		return nil, err
 	}
 	err := os.WriteFile(filepath.Join(dir, g.limit), []byte(strconv.FormatInt(limit, 10)), 0)
+	if err == nil && g.swap != "" {
+		err = os.WriteFile(filepath.Join(dir, g.swap), []byte("0"), 0)
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, os.ErrPermission) { // a kernel without swap has no such file
+			err = nil
+		}
+	}
 	if err == nil {
 		err = os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0)
 	}
