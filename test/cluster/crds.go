@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	velerov1crds "github.com/vmware-tanzu/velero/config/crd/v1/crds"
@@ -16,9 +17,14 @@ import (
 // snapshotModule is where the CRDs of VolumeSnapshots come from.
 const snapshotModule = "github.com/kubernetes-csi/external-snapshotter/client/v8"
 
-// veleroCRDs are those that `velero install` would install.
+// veleroCRDs are those that `velero install` would install. They are copies: whoever creates an
+// object writes into it what the server says, which the next server would not take.
 func veleroCRDs() []*apiextensionsv1.CustomResourceDefinition {
-	return append(append([]*apiextensionsv1.CustomResourceDefinition{}, velerov1crds.CRDs...), velerov2crds.CRDs...)
+	var all []*apiextensionsv1.CustomResourceDefinition
+	for _, crd := range slices.Concat(velerov1crds.CRDs, velerov2crds.CRDs) {
+		all = append(all, crd.DeepCopy())
+	}
+	return all
 }
 
 // CRDs are all that Velero, CSI's snapshots and KubeVirt add to a cluster; KubeVirt's are
