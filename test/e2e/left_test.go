@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -257,4 +258,24 @@ func cpuTime(t testing.TB, pid int) int {
 	user, _ := strconv.Atoi(f[11])
 	system, _ := strconv.Atoi(f[12])
 	return user + system
+}
+
+// started is when a process was started (proc(5): stat 22, in clock ticks since the machine's start).
+func started(t testing.TB, pid int) time.Time {
+	t.Helper()
+	const ticks = 100 // a second
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	up, err := os.ReadFile("/proc/uptime")
+	if err != nil {
+		t.Fatal(err)
+	}
+	begun, _ := strconv.ParseInt(strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))[19], 10, 64)
+	now, err := strconv.ParseFloat(strings.Fields(string(up))[0], 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return time.Now().Add(time.Duration(begun)*time.Second/ticks - time.Duration(now*float64(time.Second)))
 }

@@ -53,7 +53,8 @@ func (f *fault) stateFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	cluster.Await(t, serveLimit, f.c.w.agentReady)
-	t.Logf("with a full disk new connections work %s after the agent was replaced", f.again(t, from).Round(10*time.Millisecond))
+	_, files := f.again(t, from)
+	t.Logf("with a full disk all files were there %s after the agent was replaced", files.Round(10*time.Millisecond))
 	f.sameHolders(t, before)
 }
 
