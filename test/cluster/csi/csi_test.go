@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"vmfr/test/cluster/node"
 	"vmfr/test/fixture"
 )
 
@@ -55,17 +56,9 @@ func newTester(t testing.TB, state string, mode *csi.VolumeCapability) *tester {
 // noLoops fails the test if a loop device is attached to a file of the directory, and detaches it.
 func noLoops(t testing.TB, dir string) {
 	t.Helper()
-	attached, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, path := range attached {
-		b, err := os.ReadFile(path)
-		if file := strings.TrimSpace(string(b)); err == nil && strings.HasPrefix(file, dir+"/") {
-			dev := "/dev/" + filepath.Base(filepath.Dir(filepath.Dir(path)))
-			t.Errorf("%s is still attached to %s", dev, file)
-			fixture.Run(t, "losetup", "-d", dev)
-		}
+	for _, l := range must[[]string](t)(node.Loops(dir)) {
+		t.Errorf("%s is left", l)
+		fixture.Run(t, "losetup", "--detach", l)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vmfr/agent/mountns"
+	"vmfr/test/cluster/node"
 )
 
 // ownMountsEnv is set for the process that has a mount namespace of its own.
@@ -38,21 +39,37 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// inOwnMounts runs this program again, and returns its exit code.
-func inOwnMounts() int {
+// inOwnMounts runs this program again, with a directory for temporary files, and returns its exit
+// code. A loop device of a file there fails the tests, and is detached, however they have ended.
+func inOwnMounts() (code int) {
+	tmp, err := os.MkdirTemp("", "csi")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer func() {
+		loops, err := node.Loops(tmp)
+		for _, l := range loops {
+			err = errors.Join(err, fmt.Errorf("%s is left", l), exec.Command("losetup", "--detach", l).Run())
+		}
+		if err := errors.Join(err, os.RemoveAll(tmp)); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}()
 	runtime.LockOSThread() // whose end Pdeathsig means
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), ownMountsEnv+"=1")
+	cmd.Env = append(os.Environ(), ownMountsEnv+"=1", "TMPDIR="+tmp)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
-	err := cmd.Run()
 	var ended *exec.ExitError
-	switch {
+	switch err := cmd.Run(); {
 	case err == nil:
 		return 0
 	case errors.As(err, &ended) && ended.Exited():
 		return ended.ExitCode()
+	default:
+		fmt.Fprintln(os.Stderr, err)
+		return 1
 	}
-	fmt.Fprintln(os.Stderr, err)
-	return 1
 }
