@@ -31,7 +31,7 @@ import (
 
 // workLocal is the worker of serve: it gets files, listeners and credentials, and asks serve for
 // the little that it cannot know beforehand.
-func workLocal(conn *session.Conn, weaker []string, log *slog.Logger) error {
+func workLocal(conn *session.Conn, weaker []string, _ *slog.Logger) error {
 	m, err := receiveLocal(conn)
 	if err != nil {
 		return err
@@ -41,7 +41,8 @@ func workLocal(conn *session.Conn, weaker []string, log *slog.Logger) error {
 	}
 	a := m.Local
 	time.Local = time.FixedZone("", a.UTCOffset) // the sandbox has no file that tells it
-	if log, err = (&cli.LogFlags{Format: a.LogFormat, Level: a.LogLevel}).Logger(os.Stderr); err != nil {
+	log, err := (&cli.LogFlags{Format: a.LogFormat, Level: a.LogLevel}).Logger(os.Stderr)
+	if err != nil {
 		return err
 	}
 	if err := conn.Send(&session.Message{Sealed: &session.Sealed{Weaker: weaker}}, tellLimit); err != nil {
