@@ -5,14 +5,15 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
+	"strings"
 	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"vmfr/agent/mountns"
-	"vmfr/test/cluster/node"
 )
 
 // ownMountsEnv is set for the process that has a mount namespace of its own.
@@ -48,11 +49,7 @@ func inOwnMounts() (code int) {
 		return 1
 	}
 	defer func() {
-		loops, err := node.Loops(tmp)
-		for _, l := range loops {
-			err = errors.Join(err, fmt.Errorf("%s is left", l), exec.Command("losetup", "--detach", l).Run())
-		}
-		if err := errors.Join(err, os.RemoveAll(tmp)); err != nil {
+		if err := errors.Join(detachLeft(filepath.Base(tmp)), os.RemoveAll(tmp)); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			code = 1
 		}
@@ -72,4 +69,18 @@ func inOwnMounts() (code int) {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
+}
+
+// detachLeft detaches the loop devices of files, which may be deleted, below a folder of this name,
+// and says which there were. Paths begin anywhere: those of mount namespaces that are gone have no
+// begin any more.
+func detachLeft(folder string) error {
+	attached, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	for _, path := range attached {
+		if file, e := os.ReadFile(path); e == nil && strings.Contains(string(file), "/"+folder+"/") {
+			device := "/dev/" + filepath.Base(filepath.Dir(filepath.Dir(path)))
+			err = errors.Join(err, fmt.Errorf("%s was left attached to %s", device, file), exec.Command("losetup", "--detach", device).Run())
+		}
+	}
+	return err
 }
