@@ -5,10 +5,8 @@ import (
 	"fmt"
 	"testing"
 
-	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	velerov1 "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"vmfr/test/cluster"
 )
@@ -71,19 +69,4 @@ func (w *world) deleteBackup(t testing.TB, b *velerov1.Backup) {
 		return
 	}
 	cluster.Await(t, endLimit, func() error { return cluster.Gone(w.admin, b) })
-}
-
-// snapshotContents are the names of all VolumeSnapshotContents: a file restore leaves those that
-// it found, and no others.
-func (w *world) snapshotContents(t testing.TB) map[string]bool {
-	t.Helper()
-	var list snapshotv1.VolumeSnapshotContentList
-	if err := w.admin.List(t.Context(), &list); err != nil {
-		t.Fatal(err)
-	}
-	names := map[string]bool{}
-	for i := range list.Items {
-		names[client.ObjectKeyFromObject(&list.Items[i]).Name] = true
-	}
-	return names
 }

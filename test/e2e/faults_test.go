@@ -25,9 +25,10 @@ const againLimit = 10 * time.Second
 // faults breaks everything in turns, on two sessions of two tenants: shop's, of whose two backups
 // one cannot be restored, and bank's, one of whose disks is damaged.
 func (c *chapter) faults(t *testing.T) {
+	ledger := c.ledger(t)
 	before := c.w.state(t)
 	c.web.discover(t, "web-again", moved, snapshot)
-	bank := c.bank(t)
+	bank := c.bank(t, ledger)
 	shop := c.unrestorable(t)
 
 	s, other := shop.server(t), bank.server(t)
@@ -73,12 +74,12 @@ func (f *fault) path(name string) string {
 	return "/backups/" + snapshot + "/" + f.c.web.disk(0) + "/" + name
 }
 
-// ledger is bank's machine: what its disks hold.
+// ledgerText is what bank's machine has.
 const ledgerText = "the ledger\n"
 
-// bank is another tenant's session. Its machine has a healthy disk, on storage that waits for its
-// first consumer where there is one, and a damaged image.
-func (c *chapter) bank(t *testing.T) *fileRestore {
+// ledger is another tenant's machine, backed up and lost. It has a healthy disk, on storage that
+// waits for its first consumer where there is one, and a damaged image.
+func (c *chapter) ledger(t *testing.T) *machine {
 	class := c.w.late
 	m := c.w.machine(t, cluster.VM{Namespace: "bank", Name: "ledger", Disks: []cluster.Disk{
 		{Name: "root", Size: "64Mi", Class: class}, {Name: "broken", Filesystem: true, Size: "64Mi"}}})
@@ -93,6 +94,11 @@ func (c *chapter) bank(t *testing.T) *fileRestore {
 	m.fill(t, healthy, broken)
 	m.backup(t, "ledger-1", false)
 	m.lose(t)
+	return m
+}
+
+// bank is the session of that machine: one disk is served, of the other it is told what is wrong.
+func (c *chapter) bank(t *testing.T, m *machine) *fileRestore {
 	m.discover(t, "ledger", "ledger-1")
 	r := m.restore(t, "ledger", "ledger")
 	r.await(t, v1alpha1.FileRestorePartiallyFailed)
@@ -222,7 +228,7 @@ type transfer struct {
 }
 
 // pull begins a download and returns when its first bytes have arrived. mbits limits its rate; 0: not.
-func (f *fault) pull(t testing.TB, ctx context.Context, mbits int) *transfer {
+func (f *fault) pull(ctx context.Context, t testing.TB, mbits int) *transfer {
 	t.Helper()
 	tr := &transfer{to: filepath.Join(t.TempDir(), "big"), done: make(chan error, 1)}
 	server := f.s
@@ -239,10 +245,11 @@ func (f *fault) pull(t testing.TB, ctx context.Context, mbits int) *transfer {
 			t.Fatalf("the transfer ended before it could be disturbed: %v", err)
 		default:
 		}
-		if st, err := os.Stat(tr.to); err != nil || st.Size() < 1<<20 {
-			return fmt.Errorf("nothing has arrived: %v", err)
+		st, err := os.Stat(tr.to)
+		if err == nil && st.Size() < 1<<20 {
+			err = fmt.Errorf("%d bytes have arrived", st.Size())
 		}
-		return nil
+		return err
 	})
 	return tr
 }
@@ -286,7 +293,7 @@ func (f *fault) again(t testing.TB, from time.Time) (connect, files time.Duratio
 // work within seconds, and the client goes on where it was.
 func (f *fault) agentKilled(t *testing.T) {
 	before := f.holders(t)
-	tr := f.pull(t, t.Context(), 800)
+	tr := f.pull(t.Context(), t, 800)
 	f.c.costs.memory(t, f.c.w, "two sessions, a file of 1 GiB pulled")
 	agent, _ := f.c.w.agentProcess(t)
 	killed := time.Now()
@@ -315,7 +322,7 @@ func (f *fault) workerKilled(t *testing.T) {
 	if len(workers) < 2 {
 		t.Fatalf("%d workers for two sessions", len(workers))
 	}
-	tr := f.pull(t, t.Context(), 800)
+	tr := f.pull(t.Context(), t, 800)
 	busiest := workers[0]
 	for _, w := range workers {
 		if cpuTime(t, w.pid) > cpuTime(t, busiest.pid) {
@@ -372,7 +379,7 @@ func (f *fault) agentUpgraded(t *testing.T) {
 // deleted: the restore is deleted while a file is pulled. The client is told, and nobody waits for
 // it.
 func (f *fault) deleted(t *testing.T) {
-	tr := f.pull(t, t.Context(), 80)
+	tr := f.pull(t.Context(), t, 80)
 	took := f.shop.delete(t)
 	t.Logf("deleted in %s, with a client", took.Round(10*time.Millisecond))
 	select {

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vmfr/test/cluster"
+	"vmfr/test/cluster/install"
 )
 
 // process is a process of the node, by its number in the machine.
@@ -152,7 +154,12 @@ func (w *world) leftOnNode(t testing.TB) left {
 	return l
 }
 
+// identifiers are what differs between two runs of one pod, process or container.
+var identifiers = regexp.MustCompile(`[0-9a-f]{64}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\[[0-9]+\]`)
+
+// add counts a thing, by its name without identifiers.
 func (l left) add(kind, name string) {
+	name = identifiers.ReplaceAllString(name, "<id>")
 	for i := 1; ; i++ {
 		key := fmt.Sprintf("%s %s (%d)", kind, name, i)
 		if _, ok := l[key]; !ok {
@@ -175,15 +182,25 @@ func (w *world) state(t testing.TB) state {
 	return state{objects: w.Inventory(t), node: w.leftOnNode(t), bucket: w.bucketSums(t)}
 }
 
-// awaitNothingLeft waits until the cluster, the node and the bucket are as they were. Velero's own
-// requests for downloads expire by themselves.
+// replaced tells of an object whether others come and go for it, whatever a file restore does:
+// Velero's requests for downloads expire by themselves, and pods are replaced when they are restarted.
+func replaced(name string) bool {
+	for _, p := range []string{"DownloadRequest ", "Pod " + agentNamespace + "/", "Pod " + install.Namespace + "/", "ControllerRevision " + agentNamespace + "/"} {
+		if strings.HasPrefix(name, p) {
+			return true
+		}
+	}
+	return false
+}
+
+// awaitNothingLeft waits until the cluster, the node and the bucket are as they were.
 func (w *world) awaitNothingLeft(t testing.TB, before state) {
 	t.Helper()
 	cluster.Await(t, serveLimit, func() error {
 		now := w.state(t)
 		var more []string
 		for _, name := range cluster.Added(before.objects, now.objects) {
-			if !strings.HasPrefix(name, "DownloadRequest ") {
+			if !replaced(name) {
 				more = append(more, name)
 			}
 		}
@@ -198,7 +215,7 @@ func (w *world) awaitNothingLeft(t testing.TB, before state) {
 			}
 		}
 		for _, name := range cluster.Added(now.objects, before.objects) {
-			if !strings.HasPrefix(name, "DownloadRequest ") {
+			if !replaced(name) {
 				more = append(more, "gone: "+name)
 			}
 		}

@@ -57,16 +57,6 @@ func (w *world) kubectl(ctx context.Context, args ...string) (string, error) {
 	return string(out), err
 }
 
-// apply applies a manifest, as users do.
-func (w *world) apply(t testing.TB, manifest string) {
-	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "kubectl", "--kubeconfig", w.Kubeconfig, "apply", "-f", "-")
-	cmd.Stdin = strings.NewReader(manifest)
-	if out, err := cmd.CombinedOutput(); err != nil || bytes.Contains(out, []byte("Warning")) {
-		t.Fatalf("kubectl apply: %v: %s", err, out)
-	}
-}
-
 // create creates an object, which goes when the test ends.
 func (w *world) create(t testing.TB, o client.Object) {
 	t.Helper()

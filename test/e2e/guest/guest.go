@@ -54,7 +54,6 @@ type State struct {
 // Guest is a machine whose files change.
 type Guest struct {
 	system, archive, srv string // file systems, flat
-	states               int
 }
 
 const fstab = `# /etc/fstab
