@@ -85,7 +85,8 @@ unit: ## all Go tests; those whose tools are missing are skipped
 
 .PHONY: test
 test: deps lint cluster-programs ## install what is needed and run every test: lint, all suites, the race detector, fuzzing
-	VMFR_TEST_REQUIRE=1 go test -timeout 20m ./...
+	VMFR_TEST_REQUIRE=1 go test -timeout 20m $$(go list ./... | grep -v '/test/e2e$$')
+	VMFR_TEST_REQUIRE=1 go test -timeout 40m ./test/e2e
 	@$(MAKE) --no-print-directory binding
 	go vet -tags guestfs ./agent/...
 	VMFR_TEST_REQUIRE=1 go test -tags guestfs -timeout 20m ./agent/guestfs/...
