@@ -35,6 +35,7 @@ func (w *world) install(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.build(t)
+	w.size = w.loaded
 	if w.node != nil {
 		w.smallState(t)
 	}

@@ -70,6 +70,11 @@ func (w *world) build(t *testing.T) {
 
 // load makes an image known to the cluster's nodes.
 func (w *world) load(ctx context.Context, archive string) error {
+	st, err := os.Stat(archive)
+	if err != nil {
+		return err
+	}
+	w.loaded = st.Size()
 	if w.node != nil {
 		return w.node.LoadImage(ctx, archive)
 	}

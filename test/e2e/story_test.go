@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -38,6 +39,9 @@ func TestCluster(t *testing.T) {
 	web.lose(t)
 
 	c := &chapter{w: w, web: web, earlier: earlier, later: later, costs: &costs{}}
+	if w.size > 0 {
+		c.costs.add("image, uncompressed: the programs and rsync with its libraries, or -image-archive", fmt.Sprintf("%d MiB", w.size>>20))
+	}
 	c.costs.memory(t, w, "without a session")
 	for _, test := range []struct {
 		name string
@@ -115,15 +119,8 @@ func (c *chapter) between(t *testing.T, s pull.Server) {
 	if err != nil || !strings.Contains(out, "report.odt") {
 		t.Errorf("the difference: %v\n%s", err, out)
 	}
-	dates := r(s.SFTP(t.Context(), t, "ls -1 /restores"))
-	if !strings.Contains(dates, time.Now().UTC().Format("2006-01-")) {
-		t.Errorf("/restores has no folder of this month: %s", dates)
+	dates, err := s.SFTP(t.Context(), t, "ls -1 /restores")
+	if err != nil || !strings.Contains(dates, time.Now().UTC().Format("2006-01-")) {
+		t.Errorf("/restores has no folder of this month: %v\n%s", err, dates)
 	}
-}
-
-func r(out string, err error) string {
-	if err != nil {
-		return err.Error()
-	}
-	return out
 }

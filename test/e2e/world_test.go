@@ -27,6 +27,8 @@ type world struct {
 	node  *node.Node // nil: the cluster is somebody else's
 	image string     // vmfr's; "": unknown
 	late  string     // a StorageClass that waits for its first consumer; "": none
+
+	loaded, size int64 // of the image that was loaded last, and of vmfr's, in bytes, uncompressed
 }
 
 // enter connects to the cluster, and on a node of the suite's own installs everything first.
