@@ -155,7 +155,7 @@ func (w *world) leftOnNode(t testing.TB) left {
 }
 
 // identifiers are what differs between two runs of one pod, process or container.
-var identifiers = regexp.MustCompile(`[0-9a-f]{64}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\[[0-9]+\]`)
+var identifiers = regexp.MustCompile(`[0-9a-f]{64}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\[[0-9]+\]|kube-api-access-[a-z0-9]{5}`)
 
 // add counts a thing, by its name without identifiers.
 func (l left) add(kind, name string) {
