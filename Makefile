@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION)
-FUZZTIME ?= 30s
+FUZZTIME ?= 10s
 GOLANGCI := go tool -modfile=tools/go.mod golangci-lint
 
 .PHONY: help
@@ -99,7 +99,7 @@ race: ## the concurrent packages under the race detector
 	test/race.sh
 
 .PHONY: fuzz
-fuzz: ## every fuzz target for FUZZTIME (default 30s) each
+fuzz: ## every fuzz target for FUZZTIME (default 10s; give it 5m and more after a change to a parser) each
 	test/fuzz.sh $(FUZZTIME)
 
 .PHONY: bench
