@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	velerov1 "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"vmfr/api/session"
@@ -58,8 +59,8 @@ func (f *fault) stateFull(t *testing.T) {
 	f.sameHolders(t, before)
 }
 
-// storageDown: while the object storage is away what is served is served, and what begins waits;
-// when it is back that goes on by itself.
+// storageDown: while the object storage is away what is served is served, and what begins ends
+// with the reason; when it is back the next one is served.
 func (f *fault) storageDown(t *testing.T) {
 	s3 := f.c.w.base()
 	if err := s3.StopS3(t.Context()); err != nil {
@@ -75,30 +76,40 @@ func (f *fault) storageDown(t *testing.T) {
 		}
 	}
 	defer start()
-	if got := f.s.File(t, f.path(guest.Created)); got != "an idea\n" {
-		t.Errorf("without the object storage: %q", got)
-	}
-	d := &v1alpha1.VirtualMachineBackupsDiscovery{
-		ObjectMeta: metav1.ObjectMeta{Namespace: *veleroNamespace, Name: "web-later"},
-		Spec:       v1alpha1.VirtualMachineBackupsDiscoverySpec{VirtualMachineName: f.c.web.spec.Name, VirtualMachineNamespace: f.c.web.spec.Namespace},
-	}
-	f.c.w.create(t, d)
+	bsl := &velerov1.BackupStorageLocation{ObjectMeta: metav1.ObjectMeta{Namespace: *veleroNamespace, Name: *location}}
 	cluster.Await(t, serveLimit, func() error {
-		if err := f.c.w.get(d); err != nil {
+		if err := f.c.w.get(bsl); err != nil {
 			return err
 		}
-		if d.Status.Phase != v1alpha1.DiscoveryInProgress || len(d.Status.ValidBackups) > 0 {
-			return fmt.Errorf("the discovery is %q: %+v", d.Status.Phase, d.Status.Conditions)
+		if bsl.Status.Phase != velerov1.BackupStorageLocationPhaseUnavailable {
+			return fmt.Errorf("the location is %q", bsl.Status.Phase)
 		}
 		return nil
 	})
-	r := f.c.web.restore(t, "later", "web-later", backups(snapshot))
+	if got := f.s.File(t, f.path(guest.Created)); got != "an idea\n" {
+		t.Errorf("without the object storage: %q", got)
+	}
+	early := f.c.web.restore(t, "early", "web-again", backups(snapshot))
+	early.await(t, v1alpha1.FileRestoreFailed)
+	if text := early.text(); !strings.Contains(text, "the storage location cannot be read") {
+		t.Errorf("the status does not say what is wrong: %s", text)
+	}
+	early.delete(t)
 	start()
+	cluster.Await(t, serveLimit, func() error {
+		if err := f.c.w.get(bsl); err != nil {
+			return err
+		}
+		if bsl.Status.Phase != velerov1.BackupStorageLocationPhaseAvailable {
+			return fmt.Errorf("the location is %q", bsl.Status.Phase)
+		}
+		return nil
+	})
+	r := f.c.web.restore(t, "later", "web-again", backups(snapshot))
 	r.await(t, v1alpha1.FileRestoreCompleted)
 	s := r.server(t)
 	if got := s.File(t, f.path(guest.Created)); got != "an idea\n" {
 		t.Errorf("%q", got)
 	}
 	r.delete(t)
-	f.c.w.remove(t, d)
 }
