@@ -82,6 +82,9 @@ func (r *reconciler) readDisks(ctx context.Context, s *scope) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
+	if r.away(s, unread) {
+		return errStop
+	}
 	if !slices.ContainsFunc(s.backups, func(b *backup) bool { return slices.ContainsFunc(b.disks, func(d *disk) bool { return d.known }) }) {
 		s.stop(v1alpha1.ReasonNoValidBackupsFound, "none of the backups can be restored: status.pvcRestores says why for each volume")
 		return errStop
@@ -105,6 +108,8 @@ func (r *reconciler) readBackup(ctx context.Context, s *scope, b *backup) error 
 	switch {
 	case errors.Is(err, context.Canceled):
 		return err
+	case errors.Is(err, velero.ErrUnreachable), errors.Is(err, velero.ErrNotAnswered):
+		b.away = err
 	case errors.Is(err, velero.ErrNotStored):
 		b.fail(v1alpha1.RestoreBackupMissing, fmt.Sprintf("the contents of the backup %s: %v: they were removed behind Velero's back, or never written", b.name, err))
 	case errors.Is(err, context.DeadlineExceeded):
@@ -119,6 +124,23 @@ func (r *reconciler) readBackup(ctx context.Context, s *scope, b *backup) error 
 		b.arrange(disks)
 	}
 	return nil
+}
+
+// away waits for storage locations, and for Velero, that did not answer: what is away for a moment must not
+// cost a file restore its backups. Those that stay away fail.
+func (r *reconciler) away(s *scope, unread []*backup) (wait bool) {
+	for _, b := range unread {
+		switch {
+		case b.away == nil:
+		case s.within(s.vmfr.CreationTimestamp.Time, r.LocationLimit):
+			s.say(v1alpha1.ReasonDiscoveringPVCs, fmt.Sprintf("the contents of the backup %s: %v: it is tried again", b.name, b.away))
+			s.wake(s.now.Add(r.LocationLimit / 20))
+			wait = true
+		default:
+			b.fail(v1alpha1.RestoreExtractionFailed, fmt.Sprintf("the contents of the backup %s: %v: mend that and create this restore again", b.name, b.away))
+		}
+	}
+	return wait
 }
 
 // readVM tries to read a backup's metadata, again where it is not the backup that is to blame.

@@ -295,6 +295,39 @@ func (su *suite) hostile(t *testing.T) {
 	}
 }
 
+// locationAway: a storage location that is away is waited for; one that stays away costs its backups.
+func (su *suite) locationAway(t *testing.T) {
+	w := su.newWorld(t, 2, nil)
+	there := w.contents["b2"]
+	away := there
+	away.err = fmt.Errorf("%w: connection refused", velero.ErrUnreachable)
+	w.contents["b2"] = away
+	back, gone := w.restore(t, "back", nil), w.restore(t, "gone", nil)
+	for _, v := range []*v1alpha1.VirtualMachineFileRestore{back, gone} {
+		result, _ := w.drive(t, v)
+		checkCondition(t, v, v1alpha1.ConditionProgressing, metav1.ConditionTrue, v1alpha1.ReasonDiscoveringPVCs)
+		if m := progressing(&v.Status).message; !strings.Contains(m, "b2") || !strings.Contains(m, "connection refused") || !strings.Contains(m, "tried again") {
+			t.Errorf("it says %q", m)
+		}
+		if result.RequeueAfter <= 0 || result.RequeueAfter >= w.r.LocationLimit {
+			t.Errorf("it looks again after %s", result.RequeueAfter)
+		}
+		checkVolume(t, v, "b2", "web-root", want{state: v1alpha1.RestoreProcessing})
+	}
+	w.contents["b2"] = there
+	w.drive(t, back)
+	w.velero(t, back, 1, velerov1.RestorePhaseCompleted, both...)
+	w.velero(t, back, 2, velerov1.RestorePhaseCompleted, both...)
+	w.drive(t, back)
+	w.served(t, back)
+	checkVolume(t, back, "b2", "web-root", want{state: v1alpha1.RestoreAvailable})
+	w.contents["b2"] = away
+	w.now = w.now.Add(w.r.LocationLimit)
+	w.drive(t, gone)
+	checkVolume(t, gone, "b2", "web-root", want{v1alpha1.RestoreExtractionFailed, "connection refused"})
+	checkVolume(t, gone, "b1", "web-root", want{state: v1alpha1.RestoreProcessing})
+}
+
 // contentsFail: what is wrong with a backup's metadata is told apart, and the rest is served.
 func (su *suite) contentsFail(t *testing.T) {
 	w := su.newWorld(t, 4, nil)

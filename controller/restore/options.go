@@ -42,6 +42,7 @@ type Options struct {
 	// Limits of waits, from what began them.
 	DiscoveryLimit time.Duration // the discovery, from the file restore's creation; default 2h
 	DisksLimit     time.Duration // reading all backups' metadata; default 10m
+	LocationLimit  time.Duration // a storage location that cannot be read, from the file restore's creation; default 5m
 	RestoreLimit   time.Duration // a Velero Restore, from its creation; default 4h, as Velero's own for its operations
 	MovementLimit  time.Duration // a data mover without progress; default 1h, twice what Velero gives it to begin
 	HolderLimit    time.Duration // a holder's pod that does not start, once its volumes are there; default 15m
@@ -69,6 +70,7 @@ func (o Options) complete() (Options, error) {
 	o.MaxConcurrentReconciles = cmp.Or(o.MaxConcurrentReconciles, 8)
 	o.DiscoveryLimit = cmp.Or(o.DiscoveryLimit, 2*time.Hour)
 	o.DisksLimit = cmp.Or(o.DisksLimit, 10*time.Minute)
+	o.LocationLimit = cmp.Or(o.LocationLimit, 5*time.Minute)
 	o.RestoreLimit = cmp.Or(o.RestoreLimit, 4*time.Hour)
 	o.MovementLimit = cmp.Or(o.MovementLimit, time.Hour)
 	o.HolderLimit = cmp.Or(o.HolderLimit, 15*time.Minute)
@@ -94,7 +96,7 @@ func (o Options) complete() (Options, error) {
 	case o.MaxConcurrentRestores < 0 || o.MaxConcurrentReconciles < 0:
 		return o, errors.New("restore: a number of concurrent restores is negative")
 	}
-	for _, limit := range []time.Duration{o.DiscoveryLimit, o.DisksLimit, o.RestoreLimit, o.MovementLimit, o.HolderLimit, o.ReportLimit, o.CancelLimit, o.Recheck, o.RetryDelay} {
+	for _, limit := range []time.Duration{o.DiscoveryLimit, o.DisksLimit, o.LocationLimit, o.RestoreLimit, o.MovementLimit, o.HolderLimit, o.ReportLimit, o.CancelLimit, o.Recheck, o.RetryDelay} {
 		if limit < 0 {
 			return o, errors.New("restore: a limit is negative")
 		}

@@ -62,6 +62,7 @@ type backup struct {
 	target       *corev1.Namespace // nil: not there yet
 	gaveUp       string            // why; it stays so
 	waiting      string            // what for
+	away         error             // why its metadata could not be read now; nil: nothing, or they were
 }
 
 // disk is one volume in one backup.
