@@ -154,7 +154,7 @@ type node struct {
 
 func startNode(t testing.TB, change func(*Config)) *node {
 	t.Helper()
-	cfg := Config{Dir: t.TempDir(), Review: claims{}, Log: testLog(t), Worker: []string{"-"}, FirstUID: 1 << 20, UIDs: 256, Version: "test"}
+	cfg := Config{Dir: t.TempDir(), Review: claims{}, Log: testLog(t), Worker: []string{"-"}, FirstUID: 1 << 20, UIDs: 256, Version: "test", Returning: time.Millisecond}
 	if change != nil {
 		change(&cfg)
 	}

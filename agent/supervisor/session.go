@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"reflect"
+	"slices"
 	"sync"
 	"time"
 
@@ -297,10 +298,18 @@ func (x *sess) schedule(after time.Duration) {
 	if x.newest != nil && x.newest.serves(x.parts) {
 		return
 	}
+	if x.serving == nil && x.partial() {
+		after = max(after, x.sup.cfg.Returning-time.Since(x.sup.began))
+	}
 	if x.timer != nil {
 		x.timer.Stop()
 	}
 	x.timer = time.AfterFunc(after, x.start)
+}
+
+// partial tells whether a backup of the session has no holder here.
+func (x *sess) partial() bool {
+	return slices.ContainsFunc(x.doc.Backups, func(b api.Backup) bool { return x.parts[b.Name] == nil })
 }
 
 // start starts a worker for the parts that are there.

@@ -44,6 +44,9 @@ const (
 	// DefaultPatience is for a busy node, and short beside what a person waits for.
 	DefaultPatience = 30 * time.Second
 
+	// DefaultReturning is as long as most holders take to come back to a new agent.
+	DefaultReturning = 5 * time.Second
+
 	// helloLimit is how long a new connection may take to say who it is, and hurryAfter where
 	// others wait for its place.
 	helloLimit, hurryAfter = 10 * time.Second, 500 * time.Millisecond
@@ -76,6 +79,10 @@ type Config struct {
 	Audit *AuditLog
 
 	MaxSessions, MaxDescriptors int // zero: the Default constants
+	// Returning is how long after its start an agent waits for all parts of a session before it serves
+	// some: they had holders before, who come back one after the other, and clients would miss files.
+	// Zero: DefaultReturning.
+	Returning time.Duration
 	// Patience is how long a worker may leave its probes without an answer; zero:
 	// DefaultPatience.
 	Patience time.Duration
@@ -96,7 +103,8 @@ type Supervisor struct {
 	groups  *groups
 	metrics *metrics
 	uids    chan int
-	places  places // of appliances
+	began   time.Time // the serving
+	places  places    // of appliances
 
 	mu       sync.Mutex
 	sessions map[string]*sess
@@ -139,6 +147,9 @@ func newSupervisor(cfg Config) (*Supervisor, error) {
 	if cfg.Patience == 0 {
 		cfg.Patience = DefaultPatience
 	}
+	if cfg.Returning == 0 {
+		cfg.Returning = DefaultReturning
+	}
 	switch {
 	case cfg.Review == nil || cfg.Log == nil || len(cfg.Worker) == 0:
 		return nil, errors.New("supervisor: Review, Log and Worker are needed")
@@ -180,6 +191,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 		s.wg.Go(old.remove)
 	}
 	defer context.AfterFunc(ctx, func() { _ = l.Close() })()
+	s.began = time.Now()
 	s.serving.Store(true)
 	s.log.Info("waiting for holders", "socket", l.Addr().String())
 	err = s.accept(ctx, l)

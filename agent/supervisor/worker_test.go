@@ -60,6 +60,28 @@ func (r *restore) newest() (pid, restarts int) {
 	return x.serving.pid, x.restarts
 }
 
+// TestReturning: to a new agent a session's holders come back one after the other, and no client meets
+// a part of it.
+func TestReturning(t *testing.T) {
+	t.Parallel()
+	n := startNode(t, func(c *Config) { c.Returning = DefaultReturning })
+	r := n.newRestore()
+	r.mustJoin(frontPart, "old")
+	r.mustJoin("one", "")
+	heard := make(chan string, 1)
+	go func() {
+		line, err := r.greeting()
+		heard <- fmt.Sprint(line, err)
+	}()
+	select {
+	case line := <-heard:
+		t.Errorf("a client heard %q before all were back", line)
+	case <-time.After(time.Second):
+	}
+	r.mustJoin("two", "")
+	r.hears("old 2")
+}
+
 // TestRenewal: what changes while a transfer goes on, and what the transfer sees of it.
 func TestRenewal(t *testing.T) {
 	t.Parallel()

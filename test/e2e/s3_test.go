@@ -59,8 +59,8 @@ func (f *fault) stateFull(t *testing.T) {
 	f.sameHolders(t, before)
 }
 
-// storageDown: while the object storage is away what is served is served, and what begins ends
-// with the reason; when it is back the next one is served.
+// storageDown: while the object storage is away what is served is served, and what begins waits
+// and says for what; when it is back that goes on by itself.
 func (f *fault) storageDown(t *testing.T) {
 	s3 := f.c.w.base()
 	if err := s3.StopS3(t.Context()); err != nil {
@@ -89,23 +89,17 @@ func (f *fault) storageDown(t *testing.T) {
 	if got := f.s.File(t, f.path(guest.Created)); got != "an idea\n" {
 		t.Errorf("without the object storage: %q", got)
 	}
-	early := f.c.web.restore(t, "early", "web-again", backups(snapshot))
-	early.await(t, v1alpha1.FileRestoreFailed)
-	if text := early.text(); !strings.Contains(text, "the storage location cannot be read") {
-		t.Errorf("the status does not say what is wrong: %s", text)
-	}
-	early.delete(t)
-	start()
+	r := f.c.web.restore(t, "early", "web-again", backups(snapshot))
 	cluster.Await(t, serveLimit, func() error {
-		if err := f.c.w.get(bsl); err != nil {
+		if err := f.c.w.get(r.VirtualMachineFileRestore); err != nil {
 			return err
 		}
-		if bsl.Status.Phase != velerov1.BackupStorageLocationPhaseAvailable {
-			return fmt.Errorf("the location is %q", bsl.Status.Phase)
+		if text := r.text(); r.Status.Phase != v1alpha1.FileRestoreInProgress || !strings.Contains(text, "the storage location cannot be read") {
+			return fmt.Errorf("the restore is %q: %s", r.Status.Phase, text)
 		}
 		return nil
 	})
-	r := f.c.web.restore(t, "later", "web-again", backups(snapshot))
+	start()
 	r.await(t, v1alpha1.FileRestoreCompleted)
 	s := r.server(t)
 	if got := s.File(t, f.path(guest.Created)); got != "an idea\n" {
