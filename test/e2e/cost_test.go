@@ -100,7 +100,7 @@ func (c *costs) write(t testing.TB, page string) {
 		t.Fatal(err)
 	}
 	var s bytes.Buffer
-	_, _ = fmt.Fprintf(&s, "%s\n\n`make e2e E2E_FLAGS=\"-record $PWD/docs/benchmarks.md\"` wrote this on %s, with %s busy besides: one node with control plane, Velero, S3 and storage beside vmfr on the same\n"+
+	_, _ = fmt.Fprintf(&s, "%s\n\n`make e2e E2E_FLAGS=\"-record $PWD/docs/benchmarks.md\"` wrote this on %s (when it was written the machine had %s): one node with control plane, Velero, S3 and storage beside vmfr on the same\n"+
 		"processors, a machine of two disks (qcow2 of 8 MiB on a Filesystem volume, raw of 400 MiB on a Block volume). Times are seen from outside, by watching the cluster's objects.\n\n| | |\n| --- | ---: |\n%s\n",
 		costTitle, time.Now().UTC().Format(time.DateOnly), load(t), strings.Join(c.rows, "\n"))
 	before, rest, found := strings.Cut(string(b), costTitle)
