@@ -58,10 +58,16 @@ func TestNodeManySessions(t *testing.T) {
 		return nil
 	})
 	t.Logf("%d sessions with %d disks each serve after %s", scaleSessions, scaleDisks, time.Since(began).Round(time.Millisecond))
-	workers := c.workers()
-	if len(workers) != scaleSessions {
-		t.Errorf("%d workers", len(workers))
+	for _, r := range all { // a front whose backup came later had a worker of its own
+		r.ready()
 	}
+	var workers []int
+	eventually(t, func() error {
+		if workers = c.workers(); len(workers) != scaleSessions {
+			return fmt.Errorf("%d workers", len(workers))
+		}
+		return nil
+	})
 	t.Logf("idle: agent %s, before %s; workers %s", mib(rss(c.agent.cmd.Process.Pid)), mib(idle), spread(workers, rss))
 	t.Logf("idle: workers' own memory (RssAnon) %s", spread(workers, rssAnon))
 
