@@ -115,7 +115,7 @@ func (r *reconciler) readBackup(ctx context.Context, s *scope, b *backup) error 
 	case errors.Is(err, context.DeadlineExceeded):
 		b.fail(v1alpha1.RestoreExtractionFailed, fmt.Sprintf("the contents of the backup %s were not read within %s: see whether its storage location is available and Velero's server answers, then create this restore again", b.name, r.DisksLimit))
 	case err != nil:
-		b.fail(v1alpha1.RestoreExtractionFailed, fmt.Sprintf("the contents of the backup %s: %v: mend that and create this restore again", b.name, err))
+		b.unread(err)
 	default:
 		disks := make([]plan.Disk, 0, len(vm.PVCs))
 		for _, p := range vm.PVCs {
@@ -137,10 +137,15 @@ func (r *reconciler) away(s *scope, unread []*backup) (wait bool) {
 			s.wake(s.now.Add(r.LocationLimit / 20))
 			wait = true
 		default:
-			b.fail(v1alpha1.RestoreExtractionFailed, fmt.Sprintf("the contents of the backup %s: %v: mend that and create this restore again", b.name, b.away))
+			b.unread(b.away)
 		}
 	}
 	return wait
+}
+
+// unread fails a backup whose metadata could not be read.
+func (b *backup) unread(err error) {
+	b.fail(v1alpha1.RestoreExtractionFailed, fmt.Sprintf("the contents of the backup %s: %v: mend that and create this restore again", b.name, err))
 }
 
 // readVM tries to read a backup's metadata, again where it is not the backup that is to blame.
