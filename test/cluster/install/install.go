@@ -159,17 +159,7 @@ func (c Cluster) kubelet() string {
 
 // await waits until ready returns nil. When the context ends, its error says what was not ready.
 func await(ctx context.Context, ready func() error) error {
-	for {
-		err := ready()
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
-		case <-time.After(pollInterval):
-		}
-	}
+	return cluster.Poll(ctx, pollInterval, ready)
 }
 
 // rolledOut waits until a Deployment's or DaemonSet's Pods are what it says, all ready and no others left.

@@ -202,17 +202,7 @@ func Remove(ctx context.Context, dir string) error {
 
 // await calls ready until it returns nil or the context ends.
 func await(ctx context.Context, ready func() error) error {
-	for {
-		err := ready()
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
-		case <-time.After(pollInterval):
-		}
-	}
+	return cluster.Poll(ctx, pollInterval, ready)
 }
 
 // pollInterval is how often what cannot be waited for is asked again.
