@@ -5,14 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"sync/atomic"
-	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"golang.org/x/time/rate"
 
 	"vmfr/agent/guestfs/sandbox"
@@ -170,73 +167,38 @@ func (a *appliance) run() error {
 	default:
 		return errors.New("all user ids are in use; give the agent a larger range")
 	}
-	conn, theirs, err := streams()
-	if err != nil {
-		return err
-	}
-	defer closeAll(conn, theirs)
-	lease, workers, err := streams()
-	if err != nil {
-		return err
-	}
-	defer closeAll(lease, workers)
-	out, in, err := os.Pipe()
-	if err != nil {
-		return err
-	}
-	defer closeAll(out, in)
 	cfg := sup.cfg.Appliances
-	cmd, err := sandbox.New(sandbox.Options{UID: uid, Program: cfg.Program, Appliance: cfg.Dir, Disks: a.disks}, theirs)
+	h, err := sup.spawn.Helper(sandbox.Options{UID: uid, Program: cfg.Program, Appliance: cfg.Dir, Disks: a.disks})
 	if err != nil {
 		return err
 	}
-	cmd.Stdout, cmd.Stderr = in, in
-	if err := sup.spawn.Start(cmd); err != nil {
-		return err
-	}
-	a.process.Store(cmd.Process)
-	began := time.Now()
-	closeAll(theirs, in)
-	group, err := sup.groups.add(a.sess().id[:12]+"-appliance", cmd.Process.Pid, sandbox.Limit(a.keys))
+	pid, began := h.Process().Pid, time.Now()
+	a.process.Store(h.Process())
+	group, err := sup.groups.add(a.sess().id[:12]+"-appliance", pid, sandbox.Limit(a.keys))
 	if err != nil {
 		log.Debug("the appliance has no memory limit of the kernel's", "err", err)
 	}
 	if err := a.w.grow(a.backup); err != nil {
 		log.Warn("the worker's memory limit stays as it is", "err", err)
 	}
-	log.Info("an appliance starts", "pid", cmd.Process.Pid, "disks", a.disks)
-	a.answer(&session.Helper{}, conn, out, workers)
-	closeAll(conn, out, workers) // the worker has its own
-	end := make(chan struct{})
-	go func() {
-		defer close(end)
-		_, _ = lease.Read(make([]byte, 1)) // nothing is said: it ends, with the worker or before
-		_ = cmd.Process.Kill()             // the first of its process namespace, so all of them
-	}()
-	err = cmd.Wait()
-	why := reason(err, cmd, group, a.overdue.Load())
-	_, _ = lease.Write([]byte(why)) // what the worker has not read of it is lost with the worker
-	shutdown(lease)
+	log.Info("an appliance starts", "pid", pid, "disks", a.disks)
+	a.answer(&session.Helper{}, h.Files...)
+	h.CloseFiles() // the worker has its own
+	why := h.Wait(func() string { return a.why(group) })
 	group.remove()
-	log.Info("an appliance ended", "pid", cmd.Process.Pid, "why", why, "after", time.Since(began).Round(time.Second))
-	<-end
+	log.Info("an appliance ended", "pid", pid, "why", why, "after", time.Since(began).Round(time.Second))
 	return nil
 }
 
-// reason tells why a helper ended; empty: because it was to end.
-func reason(err error, cmd *exec.Cmd, g *group, overdue bool) string {
+// why tells why the helper was ended, where the supervisor knows.
+func (a *appliance) why(g *group) string {
 	switch {
-	case overdue:
+	case a.overdue.Load():
 		return "another session waited for its place; open the folder again to wait for one"
 	case g.outOfMemory():
 		return "it needed more memory than it may have"
-	case err == nil:
-		return ""
 	}
-	if s, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && s.Signaled() {
-		return "it was killed (" + s.Signal().String() + ")"
-	}
-	return err.Error()
+	return ""
 }
 
 // grow raises the worker's memory limit for a backup that gets its first appliance.
@@ -265,28 +227,6 @@ func (a *appliance) makeRoom() {
 			defer a.w.lends.spared.Store(false)
 			_ = a.conn.Send(&session.Message{Spare: &session.Spare{}}, sendLimit)
 		})
-	}
-}
-
-func closeAll(files ...*os.File) {
-	for _, f := range files {
-		_ = f.Close() // twice for some, the second time with an error
-	}
-}
-
-// streams are two ends of a connection, non-blocking, the second for another process.
-func streams() (ours, theirs *os.File, err error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-	if err != nil {
-		return nil, nil, fmt.Errorf("socketpair: %w", err)
-	}
-	return os.NewFile(uintptr(fds[0]), "socket"), os.NewFile(uintptr(fds[1]), "socket"), nil
-}
-
-// shutdown ends a connection for both sides; what was written before is still read.
-func shutdown(f *os.File) {
-	if raw, err := f.SyscallConn(); err == nil {
-		_ = raw.Control(func(fd uintptr) { _ = unix.Shutdown(int(fd), unix.SHUT_RDWR) })
 	}
 }
 

@@ -2,7 +2,6 @@ package supervisor
 
 import (
 	"log/slog"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -97,26 +96,5 @@ func TestLend(t *testing.T) {
 	w.sess.sup.cfg.Appliances = nil
 	if err := w.lend(conn, two); err == nil {
 		t.Error("there is none, and it was asked for")
-	}
-}
-
-// TestReason tells a person why an appliance ended.
-func TestReason(t *testing.T) {
-	killed := exec.Command("sleep", "60")
-	if err := killed.Start(); err != nil {
-		t.Fatal(err)
-	}
-	_ = killed.Process.Kill()
-	err := killed.Wait()
-	for _, c := range []struct {
-		got, want string
-	}{
-		{reason(nil, killed, nil, false), ""},
-		{reason(err, killed, nil, false), "it was killed (killed)"},
-		{reason(err, killed, nil, true), "another session waited for its place; open the folder again to wait for one"},
-	} {
-		if c.got != c.want {
-			t.Errorf("%q, want %q", c.got, c.want)
-		}
 	}
 }
