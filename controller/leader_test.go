@@ -15,6 +15,15 @@ import (
 	"vmfr/test/cluster"
 )
 
+// exports is nil if the metrics hold what.
+func (p *controller) exports(what string) error {
+	text, err := fetch("http://" + p.numbers + "/metrics")
+	if err == nil && !strings.Contains(text, what) {
+		err = fmt.Errorf("%s is not among the metrics", what)
+	}
+	return err
+}
+
 // testLeaderElection: of two controllers one works, both are ready, and the other one goes on
 // where the first was killed.
 func (e *env) testLeaderElection(t *testing.T) {
@@ -54,8 +63,22 @@ func (e *env) testLeaderElection(t *testing.T) {
 	if leader == "" {
 		t.Fatal("nobody holds the Lease")
 	}
+	// Of a file restore that both see, the one that leads tells.
+	v := &v1alpha1.VirtualMachineFileRestore{ObjectMeta: metav1.ObjectMeta{Name: "counted", Namespace: "velero"},
+		Spec: v1alpha1.VirtualMachineFileRestoreSpec{BackupsDiscoveryRef: "none"}}
+	if err := e.admin.Create(ctx, v); err != nil {
+		t.Fatal(err)
+	}
+	const one = `vmfr_file_restores{phase="Failed"} 1`
+	cluster.Await(t, waitLimit, func() error { return first.exports(one) })
 	second := startController(t, e.kubeconfig, args...)
 	second.awaitReady(t) // it stands by with full caches
+	if err := second.exports("vmfr_build_info"); err != nil {
+		t.Error(err)
+	}
+	if err := second.exports("vmfr_file_restores"); err == nil {
+		t.Error("who stands by counts file restores, too")
+	}
 	if h := holder(); h != leader {
 		t.Fatalf("%s leads instead of %s, which lives", h, leader)
 	}
@@ -70,6 +93,11 @@ func (e *env) testLeaderElection(t *testing.T) {
 		return nil
 	})
 	works("by-the-second")
+	cluster.Await(t, waitLimit, func() error { return second.exports(one) })
+	if err := e.admin.Delete(ctx, v); err != nil {
+		t.Fatal(err)
+	}
+	cluster.Await(t, waitLimit, func() error { return second.exports(`vmfr_file_restores{phase="Failed"} 0`) })
 	metrics, err := fetch("http://" + second.numbers + "/metrics")
 	if err != nil {
 		t.Fatal(err)

@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"cmp"
 	"errors"
 	"sync"
 	"time"
@@ -13,7 +14,6 @@ import (
 
 // instruments are the metrics of file restores. They are told each change of a status that was written.
 type instruments struct {
-	restores *prometheus.GaugeVec     // by phase
 	seconds  *prometheus.HistogramVec // by what the restore was doing, a reason of Progressing
 	failures *prometheus.CounterVec   // by reason
 
@@ -21,16 +21,16 @@ type instruments struct {
 	known map[types.NamespacedName]stage
 }
 
-// stage is where a file restore is, and since when; the zero time: since before this process.
+// stage is what a file restore is doing, and since when.
 type stage struct {
-	phase  v1alpha1.FileRestorePhase
 	reason string
 	since  time.Time
 }
 
-func newInstruments(registry prometheus.Registerer) (*instruments, error) {
+// newInstruments registers the metrics. list returns the file restores that exist, and false where it is not for
+// this process to tell.
+func newInstruments(registry prometheus.Registerer, list func() ([]v1alpha1.VirtualMachineFileRestore, bool)) (*instruments, error) {
 	m := &instruments{
-		restores: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "vmfr_file_restores", Help: "File restores by phase."}, []string{"phase"}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "vmfr_file_restore_phase_seconds",
 			Help:    "Seconds that file restores spent in each step, by the reason of the condition Progressing.",
 			Buckets: prometheus.ExponentialBuckets(0.5, 2.5, 12)}, []string{"step"}),
@@ -39,7 +39,7 @@ func newInstruments(registry prometheus.Registerer) (*instruments, error) {
 		known: map[types.NamespacedName]stage{},
 	}
 	var errs []error
-	for _, c := range []prometheus.Collector{m.restores, m.seconds, m.failures} {
+	for _, c := range []prometheus.Collector{census(list), m.seconds, m.failures} {
 		errs = append(errs, registry.Register(c))
 	}
 	return m, errors.Join(errs...)
@@ -50,14 +50,14 @@ func (m *instruments) changed(key types.NamespacedName, before, after *v1alpha1.
 	step := progressing(after).reason
 	m.mu.Lock()
 	last, seen := m.known[key]
-	next := stage{after.Phase, step, now}
+	next := stage{step, now}
 	if seen && last.reason == step {
 		next.since = last.since
 	}
 	m.known[key] = next
 	m.mu.Unlock()
-	m.count(last.phase, after.Phase)
-	if seen && last.reason != step && last.reason != "" && !last.since.IsZero() {
+	// The step in which a process finds a restore at its start is not measured: nobody knows its begin.
+	if seen && last.reason != step && last.reason != "" {
 		m.seconds.WithLabelValues(last.reason).Observe(now.Sub(last.since).Seconds())
 	}
 	if before.Phase != after.Phase && after.Phase == v1alpha1.FileRestoreFailed {
@@ -70,36 +70,37 @@ func (m *instruments) changed(key types.NamespacedName, before, after *v1alpha1.
 	}
 }
 
-// meet counts a restore that was there when the controller started.
-func (m *instruments) meet(key types.NamespacedName, status *v1alpha1.VirtualMachineFileRestoreStatus) {
-	m.mu.Lock()
-	_, seen := m.known[key]
-	if !seen {
-		m.known[key] = stage{phase: status.Phase, reason: progressing(status).reason}
-	}
-	m.mu.Unlock()
-	if !seen {
-		m.count("", status.Phase)
-	}
-}
-
 // forget is for a restore that is gone.
 func (m *instruments) forget(key types.NamespacedName) {
 	m.mu.Lock()
-	last := m.known[key]
+	defer m.mu.Unlock()
 	delete(m.known, key)
-	m.mu.Unlock()
-	m.count(last.phase, "")
 }
 
-func (m *instruments) count(from, to v1alpha1.FileRestorePhase) {
-	if from == to {
+// census counts the file restores that exist at each scrape. What is counted from events instead would stay as it
+// was in a controller that stands by, which sees them and works at none.
+type census func() ([]v1alpha1.VirtualMachineFileRestore, bool)
+
+var restoresByPhase = prometheus.NewDesc("vmfr_file_restores", "File restores by phase, told by the controller that leads.", []string{"phase"}, nil)
+
+// phasesOfRestores are always there, so that an alert sees a phase become empty.
+var phasesOfRestores = []v1alpha1.FileRestorePhase{
+	v1alpha1.FileRestoreNew, v1alpha1.FileRestoreInProgress, v1alpha1.FileRestoreCompleted,
+	v1alpha1.FileRestorePartiallyFailed, v1alpha1.FileRestoreFailed, v1alpha1.FileRestoreDeleting,
+}
+
+func (c census) Describe(out chan<- *prometheus.Desc) { out <- restoresByPhase }
+
+func (c census) Collect(out chan<- prometheus.Metric) {
+	list, ok := c()
+	if !ok {
 		return
 	}
-	if from != "" {
-		m.restores.WithLabelValues(string(from)).Dec()
+	count := map[v1alpha1.FileRestorePhase]int{}
+	for i := range list {
+		count[cmp.Or(list[i].Status.Phase, v1alpha1.FileRestoreNew)]++
 	}
-	if to != "" {
-		m.restores.WithLabelValues(string(to)).Inc()
+	for _, p := range phasesOfRestores {
+		out <- prometheus.MustNewConstMetric(restoresByPhase, prometheus.GaugeValue, float64(count[p]), string(p))
 	}
 }

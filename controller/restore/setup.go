@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	routev1 "github.com/openshift/api/route/v1"
 	velerov1 "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
@@ -31,6 +32,9 @@ import (
 	"vmfr/controller/plan"
 	"vmfr/controller/velero"
 )
+
+// scrapeLimit bounds how long a scrape of metrics waits for a cache that is not filled yet.
+const scrapeLimit = time.Second
 
 // AddToScheme adds all kinds that file restores use.
 func AddToScheme(s *runtime.Scheme) error {
@@ -73,7 +77,7 @@ func Setup(mgr ctrl.Manager, o Options) error {
 		return err
 	}
 	r := &reconciler{Options: o, client: mgr.GetClient(), direct: mgr.GetAPIReader(), events: mgr.GetEventRecorder(FieldOwner)}
-	if r.metrics, err = newInstruments(o.Registerer); err != nil {
+	if r.metrics, err = newInstruments(o.Registerer, r.existing(mgr.Elected())); err != nil {
 		return err
 	}
 	return r.watch(mgr)
@@ -83,7 +87,7 @@ func Setup(mgr ctrl.Manager, o Options) error {
 func (r *reconciler) watch(mgr ctrl.Manager) error {
 	b := ctrl.NewControllerManagedBy(mgr).Named(r.Name).
 		WithOptions(controller.Options{MaxConcurrentReconciles: r.MaxConcurrentReconciles}).
-		For(&v1alpha1.VirtualMachineFileRestore{}, builder.WithPredicates(r.met(), predicate.GenerationChangedPredicate{}))
+		For(&v1alpha1.VirtualMachineFileRestore{}, builder.WithPredicates(predicate.GenerationChangedPredicate{}))
 	ours := []predicate.Predicate{r.applied.notice()}
 	for _, w := range []struct {
 		kind    client.Object
@@ -104,14 +108,20 @@ func (r *reconciler) watch(mgr ctrl.Manager) error {
 	return b.WatchesMetadata(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(r.ofSecret)).Complete(r)
 }
 
-// met counts restores for the metrics as they come into sight.
-func (r *reconciler) met() predicate.Predicate {
-	return predicate.NewPredicateFuncs(func(o client.Object) bool {
-		if v, ok := o.(*v1alpha1.VirtualMachineFileRestore); ok {
-			r.metrics.meet(client.ObjectKeyFromObject(v), &v.Status)
+// existing lists file restores for the metrics, once this controller leads. Its cache answers.
+func (r *reconciler) existing(leads <-chan struct{}) func() ([]v1alpha1.VirtualMachineFileRestore, bool) {
+	return func() ([]v1alpha1.VirtualMachineFileRestore, bool) {
+		select {
+		case <-leads:
+		default:
+			return nil, false // the leader tells, or each would be counted twice
 		}
-		return true
-	})
+		ctx, cancel := context.WithTimeout(context.Background(), scrapeLimit)
+		defer cancel()
+		var list v1alpha1.VirtualMachineFileRestoreList
+		err := r.client.List(ctx, &list, client.InNamespace(r.Plan.Namespace))
+		return list.Items, err == nil
+	}
 }
 
 // all returns the restores that match.

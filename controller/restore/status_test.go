@@ -98,7 +98,9 @@ func TestChanges(t *testing.T) {
 
 func TestMetrics(t *testing.T) {
 	registry := prometheus.NewRegistry()
-	m, err := newInstruments(registry)
+	var list []v1alpha1.VirtualMachineFileRestore
+	leads := false
+	m, err := newInstruments(registry, func() ([]v1alpha1.VirtualMachineFileRestore, bool) { return list, leads })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,9 +111,7 @@ func TestMetrics(t *testing.T) {
 	now := time.Now()
 	empty := &v1alpha1.VirtualMachineFileRestoreStatus{}
 	one, two := status(v1alpha1.FileRestoreInProgress, v1alpha1.ReasonWaitingForRestores), status(v1alpha1.FileRestoreFailed, v1alpha1.ReasonAllRestoresFailed)
-	m.meet(key, empty)
 	m.changed(key, empty, one, now)
-	m.meet(key, one) // it is met again with each event
 	m.changed(key, one, two, now.Add(8*time.Second))
 	// value is that of the series with this label: a gauge's, a counter's, or a histogram's count.
 	value := func(name, label string) float64 {
@@ -137,11 +137,18 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("%s of %s is %v, want %v", name, label, got, want)
 		}
 	}
-	check("vmfr_file_restores", "Failed", 1)
-	check("vmfr_file_restores", "InProgress", 0)
 	check("vmfr_file_restore_failures_total", v1alpha1.ReasonAllRestoresFailed, 1)
 	check("vmfr_file_restore_phase_seconds", v1alpha1.ReasonWaitingForRestores, 1)
 	m.forget(key)
+	if len(m.known) > 0 {
+		t.Error("a restore that is gone is remembered")
+	}
+	list = []v1alpha1.VirtualMachineFileRestore{{Status: *two}, {Status: *two}, {}}
+	check("vmfr_file_restores", "Failed", -1) // told by the leader alone
+	leads = true
+	check("vmfr_file_restores", "Failed", 2)
+	check("vmfr_file_restores", "New", 1)
+	list = nil
 	check("vmfr_file_restores", "Failed", 0)
 }
 

@@ -97,7 +97,7 @@ func (w *world) restart(t *testing.T, c client.Client, change func(*Options)) {
 	}
 	w.events = events.NewFakeRecorder(1000)
 	w.r = &reconciler{Options: o, client: c, direct: c, events: w.events}
-	if w.r.metrics, err = newInstruments(o.Registerer); err != nil {
+	if w.r.metrics, err = newInstruments(o.Registerer, w.r.existing(nil)); err != nil {
 		t.Fatal(err)
 	}
 }
