@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -15,10 +16,10 @@ import (
 	"vmfr/test/cluster"
 )
 
-// exports is nil if the metrics hold what.
+// exports is nil if the metrics match.
 func (p *controller) exports(what string) error {
 	text, err := fetch("http://" + p.numbers + "/metrics")
-	if err == nil && !strings.Contains(text, what) {
+	if err == nil && !regexp.MustCompile(what).MatchString(text) {
 		err = fmt.Errorf("%s is not among the metrics", what)
 	}
 	return err
@@ -69,13 +70,11 @@ func (e *env) testLeaderElection(t *testing.T) {
 	if err := e.admin.Create(ctx, v); err != nil {
 		t.Fatal(err)
 	}
-	const one = `vmfr_file_restores{phase="Failed"} 1`
+	const one = `vmfr_file_restores\{phase="Failed"\} 1`
 	cluster.Await(t, waitLimit, func() error { return first.exports(one) })
 	second := startController(t, e.kubeconfig, args...)
-	second.awaitReady(t) // it stands by with full caches
-	if err := second.exports("vmfr_build_info"); err != nil {
-		t.Error(err)
-	}
+	second.awaitReady(t)                                                                                                         // it stands by with full caches
+	cluster.Await(t, waitLimit, func() error { return second.exports(`workqueue_adds_total\{[^}]*"filerestore"[^}]*\} [1-9]`) }) // it has seen it
 	if err := second.exports("vmfr_file_restores"); err == nil {
 		t.Error("who stands by counts file restores, too")
 	}
@@ -97,7 +96,7 @@ func (e *env) testLeaderElection(t *testing.T) {
 	if err := e.admin.Delete(ctx, v); err != nil {
 		t.Fatal(err)
 	}
-	cluster.Await(t, waitLimit, func() error { return second.exports(`vmfr_file_restores{phase="Failed"} 0`) })
+	cluster.Await(t, waitLimit, func() error { return second.exports(`vmfr_file_restores\{phase="Failed"\} 0`) })
 	metrics, err := fetch("http://" + second.numbers + "/metrics")
 	if err != nil {
 		t.Fatal(err)
