@@ -62,8 +62,11 @@ func Pair() (*Conn, *os.File, error) {
 	return ours, theirs, nil
 }
 
-// Close ends the connection; a Receive under way fails.
-func (c *Conn) Close() error { return c.c.Close() }
+// Close ends the connection, for who else has a copy of its socket, too; a Receive under way fails.
+func (c *Conn) Close() error {
+	c.drain()
+	return c.c.Close()
+}
 
 // Peer is who holds the other end, as the kernel sees it (SO_PEERCRED).
 func (c *Conn) Peer() (*unix.Ucred, error) {
@@ -177,7 +180,7 @@ const frameLimit = 10 * time.Second
 
 // readHeader fills header and collects the descriptors that come with it.
 func (c *Conn) readHeader(header []byte, m *Message) (n int, err error) {
-	oob := make([]byte, unix.CmsgSpace(4*MaxFiles))
+	oob := make([]byte, unix.CmsgSpace(4*maxRights))
 	for n < len(header) {
 		read, rights, flags, _, err := c.c.ReadMsgUnix(header[n:], oob)
 		if cerr := m.collect(oob[:rights]); err == nil {
@@ -216,15 +219,16 @@ func (m *Message) collect(oob []byte) error {
 		if err != nil {
 			return protocolf("control message: %v", err)
 		}
-		for _, fd := range fds {
-			m.Files = append(m.Files, os.NewFile(uintptr(fd), "received"))
+		files, err := take(fds)
+		m.Files = append(m.Files, files...)
+		if err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// readBody reads and validates what the header announces. Descriptors that come later than the
-// header are closed by the kernel, since read(2) does not ask for them.
+// readBody reads and validates what the header announces. Descriptors come with the header only.
 func (c *Conn) readBody(header []byte, m *Message) error {
 	size, files, err := parseHeader(header)
 	if err != nil {
@@ -234,14 +238,30 @@ func (c *Conn) readBody(header []byte, m *Message) error {
 		return protocolf("%d descriptors came with a header that announces %d", len(m.Files), files)
 	}
 	body := new(bytes.Buffer) // grows as bytes come: an announced length alone costs nothing
-	if _, err := io.CopyN(body, plainReader{c.c}, int64(size)); err != nil {
+	if _, err := io.CopyN(body, bodyReader{c, m, make([]byte, unix.CmsgSpace(4*maxRights))}, int64(size)); err != nil {
 		return err
 	}
 	return decode(body.Bytes(), m)
 }
 
-// plainReader hides what would let io.Copy take a way of its own.
-type plainReader struct{ io.Reader }
+// bodyReader reads bytes that no descriptors come with.
+type bodyReader struct {
+	c   *Conn
+	m   *Message // which gets what comes all the same, to be closed
+	oob []byte
+}
+
+func (r bodyReader) Read(b []byte) (int, error) {
+	n, rights, _, _, err := r.c.c.ReadMsgUnix(b, r.oob)
+	if rights > 0 {
+		_ = r.m.collect(r.oob[:rights])
+		return max(n, 0), protocolf("descriptors came with the body of a message")
+	}
+	if n == 0 && err == nil && len(b) > 0 {
+		err = io.EOF
+	}
+	return max(n, 0), err // -1 with an error
+}
 
 func parseHeader(h []byte) (size, files int, err error) {
 	version, n, length := binary.BigEndian.Uint16(h[4:]), binary.BigEndian.Uint16(h[6:]), binary.BigEndian.Uint32(h[8:])

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"errors"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -29,7 +30,13 @@ type Local struct {
 
 	DefaultPermissions bool `json:"defaultPermissions,omitempty"` // of the mount
 
-	Credentials Credentials   `json:"credentials"`
+	Credentials Credentials `json:"credentials"`
+	// Appliances is how many libguestfs helpers the worker may have at a time, and ask for by
+	// Appliance, each of which Helper answers at once. Where it is none, NoAppliance says why.
+	Appliances  int       `json:"appliances,omitempty"`
+	NoAppliance string    `json:"noAppliance,omitempty"`
+	DiskKeys    []DiskKey `json:"diskKeys,omitempty"`
+
 	IdleTimeout time.Duration `json:"idleTimeout,omitempty"` // of SSH connections
 	LogFormat   string        `json:"logFormat"`
 	LogLevel    string        `json:"logLevel"`
@@ -37,6 +44,12 @@ type Local struct {
 	Person      bool          `json:"person,omitempty"` // wants Ready.Summary
 	// UTCOffset is the machine's, in seconds: a worker has no file that tells it.
 	UTCOffset int `json:"utcOffset"`
+}
+
+// DiskKey opens encrypted volumes.
+type DiskKey struct {
+	Disk   string `json:"disk,omitempty"` // the disk's name, or "<backup>/<disk>"; empty: tried on all
+	Secret []byte `json:"secret"`
 }
 
 // Images are disks of a worker that got Local, with a file for each. Further messages add to them.
@@ -109,8 +122,8 @@ func (l *Local) validate() (files int, err error) {
 		files++
 	}
 	switch {
-	case l.IdleTimeout < 0 || files == 0:
-		return 0, protocolf("a negative time, or nothing to serve by")
+	case l.IdleTimeout < 0 || l.Appliances < 0 || files == 0:
+		return 0, protocolf("a negative number, or nothing to serve by")
 	case l.Rsync && !l.SSH:
 		return 0, protocolf("rsync without SSH")
 	case len(l.Mount) > maxSource:
@@ -119,7 +132,11 @@ func (l *Local) validate() (files int, err error) {
 	if l.Rsync {
 		files += 2
 	}
-	return files + 1, l.Credentials.validate()
+	n := l.Credentials.size()
+	for _, k := range l.DiskKeys {
+		n += len(k.Disk) + len(k.Secret)
+	}
+	return files + 1, errors.Join(checkText(l.NoAppliance), checkCredentials(n))
 }
 
 func (i Images) validate() (files int, err error) {

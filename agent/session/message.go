@@ -77,11 +77,9 @@ type Message struct {
 	Files []*os.File `json:"-"`
 }
 
-// Close closes the files that came with m.
+// Close closes the files that came with m, as CloseFiles does.
 func (m *Message) Close() {
-	for _, f := range m.Files {
-		_ = f.Close()
-	}
+	CloseFiles(m.Files)
 	m.Files = nil
 }
 
@@ -341,8 +339,10 @@ func (c *Configure) validate() (files int, err error) {
 	return files, errors.Join(checkText(c.NoAppliance), c.Credentials.validate())
 }
 
-func (c *Credentials) validate() error {
-	if n := c.size(); n > MaxCredentials {
+func (c *Credentials) validate() error { return checkCredentials(c.size()) }
+
+func checkCredentials(n int) error {
+	if n > MaxCredentials {
 		return protocolf("credentials of %d bytes exceed the limit of %d", n, MaxCredentials)
 	}
 	return nil
