@@ -1,36 +1,66 @@
 #!/usr/bin/env bash
-# fuzz.sh TIME [PATTERN]: runs every fuzz target of the module whose package or name fits PATTERN
-# (an extended regular expression) for TIME (such as 30s), one on each processor at a time.
+# fuzz.sh [--seeds] TIME [PATTERN]: runs every fuzz target of the module whose package or name fits PATTERN (an extended
+# regular expression) for TIME (such as 30s), one on each of FUZZJOBS processors at a time (all of them).
+#
+# Go keeps the inputs that reached new code, and runs all of them before it tries others, within TIME. With --seeds a
+# target has only the committed ones, so that a short TIME is spent on new inputs.
 set -euo pipefail
 
-if [ "${1:-}" = --one ]; then # TIME PACKAGE TARGET: a single run, reported when it ends
-  time=$2 package=$3 target=$4
-  out=$(mktemp)
-  trap 'rm -f "$out"' EXIT
-  if go test -run '^$' -fuzz "^$target\$" -fuzztime "$time" -fuzzminimizetime 10x -parallel 1 "$package" >"$out" 2>&1; then
-    echo "fuzz: $package $target: $(grep -o 'execs: [0-9]*' "$out" | tail -n 1) in $time"
-    exit 0
-  fi
-  # At the end of the time Go's fuzzer can report its own deadline as a failure. A finding
-  # always names the input that it wrote down.
-  if ! grep -q 'Failing input written' "$out" && grep -q 'context deadline exceeded' "$out"; then
-    echo "fuzz: $package $target: the time ran out while an input was being tried, which is no finding"
-    exit 0
-  fi
-  echo "fuzz: $package $target"
-  cat "$out"
-  exit 255 # xargs starts nothing more
+# one BINARY PACKAGE TARGET: a single run, reported when it ends. The directory is the package's.
+one() {
+  local binary=$1 package=$2 target=$3 kept log=$dir/$BASHPID.log
+  kept=$gocache/fuzz/$module${package#.}
+  [ -z "$seeds" ] || kept=$(mktemp -d "$dir/corpus.XXXXXX")
+  # Where all of TIME went into the inputs that are there already, a hundred more are tried.
+  local limit
+  for limit in "$time" 100x; do
+    if ! "$binary" -test.run '^$' -test.fuzz "^$target\$" -test.fuzztime "$limit" -test.fuzzminimizetime 10x -test.parallel 1 \
+      -test.fuzzcachedir "$kept" >"$log" 2>&1; then
+      # At the end of the time Go's fuzzer can report its own deadline as a failure. A finding
+      # always names the input that it wrote down.
+      if grep -q 'Failing input written' "$log" || ! grep -q 'context deadline exceeded' "$log"; then
+        echo "fuzz: $package $target"
+        cat "$log"
+        return 1
+      fi
+    fi
+    if grep -q 'execs: [1-9]' "$log"; then
+      echo "fuzz: $package $target: $(grep -o 'execs: [0-9]*' "$log" | tail -n 1) in $limit"
+      return 0
+    fi
+  done
+  echo "fuzz: $package $target: no input was tried"
+  cat "$log"
+  return 1
+}
+
+if [ "${1:-}" = --package ]; then # PACKAGE TARGET...: a package's targets, one after the other
+  package=$2
+  shift 2
+  binary=$(mktemp "$dir/XXXXXX.test")
+  go test -c -fuzz=. -o "$binary" "$package"
+  cd "$package"
+  for target; do
+    one "$binary" "$package" "$target" || exit 255 # xargs starts nothing more
+  done
+  rm "$binary"
+  exit 0
 fi
 
-time=${1:?usage: $0 TIME [PATTERN]}
-list=$(mktemp)
-trap 'rm -f "$list"' EXIT
+seeds=
+if [ "${1:-}" = --seeds ]; then seeds=1; shift; fi
+time=${1:?usage: $0 [--seeds] TIME [PATTERN]}
+dir=$(mktemp -d) module=$(go list -m) gocache=$(go env GOCACHE)
+export seeds time dir module gocache
+trap 'rm -rf "$dir"' EXIT
 for package in $(grep -rlE '^func Fuzz[A-Z]' --include='*_test.go' . | xargs -r -n 1 dirname | sort -u); do
+  targets=
   for target in $(grep -hoE '^func Fuzz[A-Za-z0-9_]+' "$package"/*_test.go | sed 's/^func //' | sort -u); do
-    if [[ "$package $target" =~ ${2:-.} ]]; then echo "$package $target"; fi
+    if [[ "$package $target" =~ ${2:-.} ]]; then targets+=" $target"; fi
   done
-done >"$list"
-count=$(wc -l <"$list")
+  [ -z "$targets" ] || echo "$package$targets"
+done >"$dir/list"
+count=$(awk '{ n += NF - 1 } END { print n + 0 }' "$dir/list")
 echo "fuzz: $count targets for $time each"
 [ "$count" -gt 0 ]
-xargs -P "$(nproc)" -L 1 "$0" --one "$time" <"$list"
+xargs -P "${FUZZJOBS:-$(nproc)}" -L 1 "$0" --package <"$dir/list"
