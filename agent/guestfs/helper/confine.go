@@ -75,6 +75,9 @@ func ownMounts(dir, cache string) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("own mounts: %w", err)
 	}
+	if err := mountns.LeaveOthers(dir, cache); err != nil {
+		return err
+	}
 	if cache != "" {
 		at := filepath.Join(dir, "cache")
 		if err := os.MkdirAll(at, 0o700); err != nil {
