@@ -9,6 +9,7 @@ import (
 
 	"vmfr/agent/extent"
 	"vmfr/agent/fsys"
+	"vmfr/agent/fsys/fsystest"
 )
 
 // fuzzCache keeps the metadata cache small: a fuzz target opens thousands of file systems.
@@ -22,7 +23,7 @@ type fuzzBase struct {
 
 func newFuzzBase(t testing.TB, name string) *fuzzBase {
 	t.Helper()
-	f := &fuzzBase{b: baseImage(t, name)}
+	f := &fuzzBase{b: fsystest.Stored(t, name)}
 	zero := make([]byte, 1024)
 	for off := 0; off < len(f.b); off += 1024 {
 		if !bytes.Equal(f.b[off:off+1024], zero) {

@@ -2,7 +2,6 @@ package ext4
 
 import (
 	"bytes"
-	"compress/gzip"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -21,9 +20,6 @@ import (
 	"vmfr/test/fixture"
 )
 
-// updateEnv, when set, makes TestBases write the images of testdata anew, with the kernel.
-const updateEnv = "VMFR_UPDATE_TESTDATA"
-
 // bases are the small images, of one block group and 1 KiB blocks, that hostile and fuzz tests
 // damage. Without checksums a damaged structure itself is looked at, and not its checksum.
 var bases = []struct {
@@ -39,9 +35,6 @@ var bases = []struct {
 	{"journal", 4096, []string{"-O", "^metadata_csum,^64bit,^uninit_bg,^resize_inode", "-J", "size=1"}},
 }
 
-// goodContent is what the undamaged file has.
-var goodContent = bytes.Repeat([]byte("undamaged\n"), 300)
-
 // fillBase makes one object of each kind that has a structure of its own.
 func fillBase(t *testing.T, name, dir string) {
 	t.Helper()
@@ -52,7 +45,7 @@ func fillBase(t *testing.T, name, dir string) {
 		}
 	}
 	p := func(s string) string { return filepath.Join(dir, s) }
-	check(os.WriteFile(p("good"), goodContent, 0o644))
+	check(os.WriteFile(p("good"), fsystest.GoodContent, 0o644))
 	check(os.MkdirAll(p("dir/sub"), 0o755))
 	check(os.WriteFile(p("dir/a"), []byte("a"), 0o644))
 	check(os.WriteFile(p("dir/sub/c"), []byte("c"), 0o644))
@@ -89,14 +82,14 @@ func fillBase(t *testing.T, name, dir string) {
 func TestBases(t *testing.T) {
 	for _, b := range bases {
 		t.Run(b.name, func(t *testing.T) {
-			if os.Getenv(updateEnv) != "" {
+			if fsystest.Updating() {
 				makeBase(t, b.name, b.kib, b.mke2fs)
 			}
 			h := newHostile(t, b.name)
 			if err := survey(h.fs); err != nil {
 				t.Error(err)
 			}
-			h.checkGood(t, h.fs)
+			fsystest.CheckGood(t, h.fs, h.fs)
 		})
 	}
 }
@@ -120,18 +113,7 @@ func makeBase(t *testing.T, name string, kib int64, opts []string) {
 	} else {
 		fixture.Unmount(t, dir)
 	}
-	raw, err := os.ReadFile(img)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var out bytes.Buffer
-	z, err := gzip.NewWriterLevel(&out, gzip.BestCompression)
-	if err == nil {
-		_, err = z.Write(raw)
-	}
-	if err := errors.Join(err, z.Close(), os.WriteFile(filepath.Join("testdata", name+".gz"), out.Bytes(), 0o644)); err != nil {
-		t.Fatal(err)
-	}
+	fsystest.StoreFile(t, name, img)
 }
 
 // hostile is an image of testdata to be damaged, and the undamaged one to find things by.
@@ -140,27 +122,9 @@ type hostile struct {
 	fs *FS
 }
 
-func baseImage(t testing.TB, name string) []byte {
-	t.Helper()
-	f, err := os.Open(filepath.Join("testdata", name+".gz"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := io.ReadAll(z)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
-
 func newHostile(t testing.TB, name string) *hostile {
 	t.Helper()
-	b := baseImage(t, name)
+	b := fsystest.Stored(t, name)
 	fs, err := Open(extent.Bytes(bytes.Clone(b)), Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -224,30 +188,9 @@ func (h *hostile) record(path string) int {
 	panic("no record " + path)
 }
 
-// checkGood requires that the undamaged file still reads right.
-func (h *hostile) checkGood(t *testing.T, fs *FS) {
-	t.Helper()
-	r, err := fs.Open(h.ino("good"))
-	if err != nil {
-		t.Errorf("the undamaged file: %v", err)
-		return
-	}
-	b := make([]byte, r.Size())
-	if _, err := r.ReadAt(b, 0); err != nil || !bytes.Equal(b, goodContent) {
-		t.Errorf("the undamaged file reads as %d other bytes (%v)", len(b), err)
-	}
-}
-
 // ofKnownKind tells whether an error of a damaged image is one that an FS may return. The device
 // may be shorter than the damaged superblock says.
-func ofKnownKind(err error) bool {
-	for _, k := range []error{fsys.ErrCorrupt, fsys.ErrUnsupported, fsys.ErrNoKey, iofs.ErrNotExist, io.ErrUnexpectedEOF} {
-		if errors.Is(err, k) {
-			return true
-		}
-	}
-	return false
-}
+var ofKnownKind = fsystest.OneOf(fsys.ErrCorrupt, fsys.ErrUnsupported, fsys.ErrNoKey, iofs.ErrNotExist, io.ErrUnexpectedEOF)
 
 // survey is fsystest.Survey.
-func survey(fs *FS) error { return fsystest.Survey(fs, ofKnownKind, cookieDamaged) }
+func survey(fs fsys.FS) error { return fsystest.Survey(fs, ofKnownKind, cookieDamaged) }

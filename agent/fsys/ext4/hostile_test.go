@@ -1,71 +1,22 @@
 package ext4
 
 import (
-	"errors"
-	"fmt"
-	"io"
-	"runtime"
 	"strings"
 	"testing"
-	"time"
 
 	"vmfr/agent/extent"
 	"vmfr/agent/fsys"
 	"vmfr/agent/fsys/fsystest"
 )
 
-// A probe asks one question of a damaged image.
-type probe func(h *hostile, fs *FS) error
-
-func stat(path string) probe {
-	return func(h *hostile, fs *FS) error { _, err := fs.Stat(h.ino(path)); return err }
-}
-
-func listing(path string) probe {
-	return func(h *hostile, fs *FS) error {
-		_, err := fsystest.ReadAll(fs, h.ino(path), 100)
-		return err
-	}
-}
-
-func lookup(dir, name string) probe {
-	return func(h *hostile, fs *FS) error {
-		ino, err := fs.Lookup(h.ino(dir), name)
-		if err == nil && ino != h.ino(dir+"/"+name) {
-			err = fmt.Errorf("inode %d", ino)
-		}
-		return err
-	}
-}
-
-func readlink(path string) probe {
-	return func(h *hostile, fs *FS) error { _, err := fs.Readlink(h.ino(path)); return err }
-}
-
-func xattrs(path string) probe {
-	return func(h *hostile, fs *FS) error { _, err := fs.Xattrs(h.ino(path)); return err }
-}
-
-// content reads at most 1 MiB of a file from off on.
-func content(path string, off int64) probe {
-	return func(h *hostile, fs *FS) error {
-		r, err := fs.Open(h.ino(path))
-		if err != nil {
-			return err
-		}
-		n, err := r.ReadAt(make([]byte, 1<<20), off)
-		if err == io.EOF && n > 0 {
-			err = nil
-		}
-		return err
-	}
-}
-
-// Bounds of one case: the image has 4 MiB at most, and the metadata cache 8.
-const (
-	hostileTime   = 10 * time.Second
-	hostileMemory = 48 << 20 // allocated in all, not at once
+// What is asked of a damaged image.
+var (
+	stat, listing, lookup, readlink, xattrs, content = fsystest.ProbeStat, fsystest.ProbeList, fsystest.ProbeLookup,
+		fsystest.ProbeReadlink, fsystest.ProbeXattrs, fsystest.ProbeContent
 )
+
+// hostileMemory is what one case may allocate: the image has 4 MiB at most, and the metadata cache 8.
+const hostileMemory = 48 << 20
 
 // Offsets within the structures that are damaged, as in the kernel's documentation.
 const (
@@ -81,14 +32,12 @@ const (
 	inoXattr  = 0xA0 // with 32 extra bytes
 )
 
-// hostileCase: what mutate does to an image must show up as an error of that kind with that text
-// where probe asks; %d in text is the inode of object. probe nil: at Open. kind nil: it must
-// not show up at all.
+// hostileCase is a fsystest.Damaged: what mutate does to the image base.
 type hostileCase struct {
 	name   string
 	base   string
 	mutate func(h *hostile)
-	probe  probe
+	probe  fsystest.Probe
 	kind   error
 	text   string
 	object string
@@ -151,13 +100,13 @@ var hostileCases = []hostileCase{
 	{"inode table outside", "plain", func(h *hostile) { h.put32(h.group()+8, 1<<30) }, stat("."), corrupt, "descriptor of group 0 at byte 2048 is corrupt: inode table", ""},
 	{"inode table at the superblock", "plain", func(h *hostile) { h.put32(h.group()+8, 1) }, stat("."), corrupt, "descriptor of group 0", ""},
 	{"inode table at the end", "plain", func(h *hostile) { h.put32(h.group()+8, 1535) }, stat("."), corrupt, "descriptor of group 0", ""},
-	{"inode table elsewhere", "plain", func(h *hostile) { h.put32(h.group()+8, h.get32(h.group()+8)+1) }, listing("."), errAny, "", ""},
+	{"inode table elsewhere", "plain", func(h *hostile) { h.put32(h.group()+8, h.get32(h.group()+8)+1) }, listing("."), fsystest.WantAny, "", ""},
 	{"descriptor checksum", "csum", func(h *hostile) { h.put8(h.group()+12, 1) }, stat("."), corrupt, "descriptor of group 0 at byte 2048 is corrupt: checksum", ""},
 	{"descriptor crc16", "gdt", func(h *hostile) { h.put8(h.group()+12, 1) }, stat("."), corrupt, "descriptor of group 0 at byte 2048 is corrupt: checksum", ""},
 
 	// Inodes.
 	{"mode", "plain", inode16("deep", inoMode, 0x0123), stat("deep"), corrupt, "inode of inode %d", "deep"},
-	{"no links", "plain", inode16("deep", inoLinks, 0), stat("deep"), errNotExist, "", "deep"},
+	{"no links", "plain", inode16("deep", inoLinks, 0), stat("deep"), fsystest.WantAbsent, "", "deep"},
 	{"size negative", "plain", inode32("deep", inoSizeHi, 0x80000000), stat("deep"), corrupt, "inode of inode %d", "deep"},
 	{"size huge", "plain", inode32("deep", inoSizeHi, 0x7FFFFFFF), content("deep", 0x7FFFFFFF<<32), nil, "", "deep"},
 	{"size of a directory", "plain", inode32("dir", inoSize, 0xFFFFFFFF), listing("dir"), corrupt, "inode of inode %d is corrupt: a directory of", "dir"},
@@ -212,7 +161,7 @@ var hostileCases = []hostileCase{
 	{"NUL in a name", "plain", func(h *hostile) { h.put8(h.record("dir/a")+8, 0) }, listing("dir"), corrupt, "directory of inode %d", "dir"},
 	{"empty name", "plain", func(h *hostile) { h.put8(h.record("dir/a")+6, 0) }, listing("dir"), corrupt, "directory of inode %d", "dir"},
 	{"directory that contains its parent", "plain", func(h *hostile) { h.put32(h.record("dir/sub"), uint32(rootIno)) }, listing("dir"), nil, "", "dir"},
-	{"name of a reserved inode", "plain", func(h *hostile) { h.put32(h.record("dir/a"), 7) }, func(_ *hostile, fs *FS) error { _, err := fs.Stat(7); return err }, errNotExist, "", "dir"},
+	{"name of a reserved inode", "plain", func(h *hostile) { h.put32(h.record("dir/a"), 7) }, func(_, fs fsys.FS) error { _, err := fs.Stat(7); return err }, fsystest.WantAbsent, "", "dir"},
 	{"directory block checksum", "csum", func(h *hostile) { h.put8(h.record("dir/a")+8, 'z') }, listing("dir"), corrupt, "directory of inode %d at byte", "dir"},
 	{"directory block without its tail", "csum", func(h *hostile) { h.put32(h.block("dir", 0)+1012, 1) }, listing("dir"), corrupt, "ends without a checksum", "dir"},
 	{"directory with a hole", "plain", func(h *hostile) { h.put32(h.inode("dir")+inoBlock+12, 5) }, listing("dir"), corrupt, "hole", "dir"},
@@ -299,11 +248,6 @@ var hostileCases = []hostileCase{
 	}, nil, fsys.ErrUnsupported, "on another device", ""},
 }
 
-var (
-	errAny      = errors.New("any error of a known kind")
-	errNotExist = errors.New("not there")
-)
-
 // eaEntry is the place of the entry whose value lies in an inode of its own.
 func eaEntry(h *hostile) int {
 	at := h.inode("ea")
@@ -345,47 +289,10 @@ func TestHostile(t *testing.T) {
 func (c hostileCase) run(t *testing.T) {
 	h := newHostile(t, c.base)
 	c.mutate(h)
-	text := c.text
-	if strings.Contains(text, "%d") {
-		text = fmt.Sprintf(text, h.ino(c.object))
-	}
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	start := time.Now()
-
-	fs, err := Open(extent.Bytes(h.b), Options{})
-	opened := err == nil
-	if c.probe != nil && err == nil {
-		err = c.probe(h, fs)
-	}
-	switch {
-	case c.kind == nil && err != nil:
-		t.Errorf("%v, want no error", err)
-	case c.kind == errAny:
-		if err != nil && !ofKnownKind(err) {
-			t.Errorf("%v is of no kind", err)
-		}
-	case c.kind == errNotExist:
-		if !ofKnownKind(err) || errors.Is(err, corrupt) || errors.Is(err, fsys.ErrUnsupported) {
-			t.Errorf("%v, want that it does not exist", err)
-		}
-	case c.kind != nil && (!errors.Is(err, c.kind) || !strings.Contains(err.Error(), text)):
-		t.Errorf("%v\nwant one of kind %q with %q", err, c.kind, text)
-	}
-	if opened {
-		if err := survey(fs); err != nil && !ofKnownKind(err) {
-			t.Errorf("survey: %v", err)
-		}
+	fsystest.Damaged{
+		Whole: h.fs, Open: func() (fsys.FS, error) { return Open(extent.Bytes(h.b), Options{}) },
+		Ask: c.probe, Want: c.kind, Text: c.text, Object: c.object, Known: ofKnownKind, Survey: survey, Memory: hostileMemory,
 		// Without its group's inodes no file can be read.
-		if !strings.Contains(c.text, "descriptor of group") && c.kind != errAny {
-			h.checkGood(t, fs)
-		}
-	}
-	runtime.ReadMemStats(&after)
-	if d := time.Since(start); d > hostileTime {
-		t.Errorf("took %v", d)
-	}
-	if n := after.TotalAlloc - before.TotalAlloc; n > hostileMemory {
-		t.Errorf("allocated %d MiB", n>>20)
-	}
+		Good: !strings.Contains(c.text, "descriptor of group") && c.kind != fsystest.WantAny,
+	}.Check(t)
 }

@@ -2,7 +2,6 @@ package ntfs
 
 import (
 	"bytes"
-	"compress/gzip"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -20,12 +19,6 @@ import (
 	"vmfr/agent/ondisk"
 )
 
-// updateEnv, when set, makes TestBase write the image of testdata anew, with ntfs-3g.
-const updateEnv = "VMFR_UPDATE_TESTDATA"
-
-// goodContent is what the undamaged file has.
-var goodContent = bytes.Repeat([]byte("undamaged\n"), 300)
-
 // makeBase makes the small image that hostile and fuzz tests damage: one object of each kind that
 // has a structure of its own.
 func makeBase(t *testing.T) {
@@ -33,7 +26,7 @@ func makeBase(t *testing.T) {
 	img := makeNTFS(t, 3<<20, "-c", "512")
 	dir := mount(t, img, "compression")
 	p := func(s string) string { return filepath.Join(dir, s) }
-	write(t, p("good"), goodContent)
+	write(t, p("good"), fsystest.GoodContent)
 	write(t, p("victim"), noise(3, 3000))
 	write(t, p("dir/a"), []byte("a"))
 	write(t, p("dir/sub/c"), []byte("c"))
@@ -58,26 +51,19 @@ func makeBase(t *testing.T) {
 	link(t, p("junction"), tagMountPoint, `\??\D:\dir\sub`, 0)
 	check(t, os.Symlink("dir/sub", p("interix")))
 	unmount(t, img, dir)
-	raw, err := os.ReadFile(img)
-	check(t, err)
-	var out bytes.Buffer
-	z, err := gzip.NewWriterLevel(&out, gzip.BestCompression)
-	if err == nil {
-		_, err = z.Write(raw)
-	}
-	check(t, errors.Join(err, z.Close(), os.MkdirAll("testdata", 0o755), os.WriteFile("testdata/base.gz", out.Bytes(), 0o644)))
+	fsystest.StoreFile(t, "base", img)
 }
 
 // TestBase checks that the image of testdata is what the damage is done to.
 func TestBase(t *testing.T) {
-	if os.Getenv(updateEnv) != "" {
+	if fsystest.Updating() {
 		makeBase(t)
 	}
 	h := newHostile(t)
 	if err := survey(h.fs); err != nil {
 		t.Error(err)
 	}
-	h.checkGood(t, h.fs)
+	fsystest.CheckGood(t, h.fs, h.fs)
 	n := h.object("deep")
 	if l := must(n.rec.find(typeList, nil)); l == nil || len(n.list) < 5 {
 		t.Errorf("deep has %d attributes listed", len(n.list))
@@ -93,21 +79,9 @@ type hostile struct {
 	fs *FS
 }
 
-func baseImage(t testing.TB) []byte {
-	t.Helper()
-	f, err := os.Open("testdata/base.gz")
-	check(t, err)
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	check(t, err)
-	b, err := io.ReadAll(z)
-	check(t, err)
-	return b
-}
-
 func newHostile(t testing.TB) *hostile {
 	t.Helper()
-	b := baseImage(t)
+	b := fsystest.Stored(t, "base")
 	fs, err := Open(extent.Bytes(bytes.Clone(b)), Options{})
 	check(t, err)
 	return &hostile{b: b, fs: fs}
@@ -214,20 +188,6 @@ func put64(b []byte, off int, v uint64) { binary.LittleEndian.PutUint64(b[off:],
 func get16(b []byte, off int) int       { return int(binary.LittleEndian.Uint16(b[off:])) }
 func get32(b []byte, off int) int       { return int(binary.LittleEndian.Uint32(b[off:])) }
 
-// checkGood requires that the undamaged file still reads right.
-func (h *hostile) checkGood(t *testing.T, fs *FS) {
-	t.Helper()
-	r, err := fs.Open(h.ino("good"))
-	if err != nil {
-		t.Errorf("the undamaged file: %v", err)
-		return
-	}
-	b := make([]byte, len(goodContent))
-	if _, err := extent.ReadFull(r, b, 0); err != nil || !bytes.Equal(b, goodContent) {
-		t.Errorf("the undamaged file reads wrong: %v", err)
-	}
-}
-
 // ofKnownKind tells whether every error joined in err is one that the interface names.
 func ofKnownKind(err error) bool {
 	if j, ok := err.(interface{ Unwrap() []error }); ok && !errors.Is(err, fsys.ErrCorrupt) {
@@ -251,7 +211,8 @@ func ofKnownKind(err error) bool {
 
 // survey visits everything that can be reached, within bounds: attributes, links, streams, names
 // in batches of two sizes, and the start, the middle and the end of every content.
-func survey(fs *FS) error {
+func survey(opened fsys.FS) error {
+	fs := opened.(*FS)
 	const maxObjects, maxErrors = 2000, 50
 	var errs []error
 	note := func(what string, ino fsys.Ino, err error) {

@@ -1,66 +1,24 @@
 package ntfs
 
 import (
-	"errors"
 	"fmt"
-	"io"
-	"runtime"
 	"strings"
 	"testing"
-	"time"
 
 	"vmfr/agent/extent"
 	"vmfr/agent/fsys"
 	"vmfr/agent/fsys/fsystest"
 )
 
-// A probe asks one question of a damaged image.
-type probe func(h *hostile, fs *FS) error
-
-func stat(path string) probe {
-	return func(h *hostile, fs *FS) error { _, err := fs.Stat(h.ino(path)); return err }
-}
-
-func listDir(path string) probe {
-	return func(h *hostile, fs *FS) error {
-		_, err := fsystest.ReadAll(fs, h.ino(path), 100)
-		return err
-	}
-}
-
-func lookup(dir, name string) probe {
-	return func(h *hostile, fs *FS) error {
-		ino, err := fs.Lookup(h.ino(dir), name)
-		if err == nil && ino != h.ino(dir+"/"+name) {
-			err = fmt.Errorf("inode %d", ino)
-		}
-		return err
-	}
-}
-
-func readlink(path string) probe {
-	return func(h *hostile, fs *FS) error { _, err := fs.Readlink(h.ino(path)); return err }
-}
-
-func xattrs(path string) probe {
-	return func(h *hostile, fs *FS) error { _, err := fs.Xattrs(h.ino(path)); return err }
-}
+// What is asked of a damaged image.
+var stat, listDir, lookup, readlink, xattrs = fsystest.ProbeStat, fsystest.ProbeList, fsystest.ProbeLookup, fsystest.ProbeReadlink, fsystest.ProbeXattrs
 
 // content reads all of a file.
-func content(path string) probe {
-	return func(h *hostile, fs *FS) error {
-		r, err := fs.Open(h.ino(path))
-		if err != nil {
-			return err
-		}
-		_, err = io.Copy(io.Discard, io.NewSectionReader(r, 0, min(r.Size(), 4<<20)))
-		return err
-	}
-}
+func content(path string) fsystest.Probe { return fsystest.ProbeContent(path, 0) }
 
 // warned requires that Info has a warning with that text.
-func warned(text string) probe {
-	return func(_ *hostile, fs *FS) error {
+func warned(text string) fsystest.Probe {
+	return func(_, fs fsys.FS) error {
 		if w := strings.Join(fs.Info().Warnings, "\n"); !strings.Contains(w, text) {
 			return fmt.Errorf("warnings %q", w)
 		}
@@ -68,19 +26,14 @@ func warned(text string) probe {
 	}
 }
 
-// Bounds of one case: the image has 3 MiB, and the metadata cache 8.
-const (
-	hostileTime   = 10 * time.Second
-	hostileMemory = 64 << 20 // allocated in all, not at once
-)
+// hostileMemory is what one case may allocate: the image has 3 MiB, and the metadata cache 8.
+const hostileMemory = 64 << 20
 
-// hostileCase: what mutate does to the image must show up as an error of that kind with that text
-// where probe asks; %d in text is the inode of object. probe nil: at Open. kind nil: it must
-// not show up at all.
+// hostileCase is a fsystest.Damaged.
 type hostileCase struct {
 	name   string
 	mutate func(h *hostile)
-	probe  probe
+	probe  fsystest.Probe
 	kind   error
 	text   string
 	object string
@@ -173,17 +126,16 @@ func unit(h *hostile) []byte {
 	return h.b[place:]
 }
 
-var errNotExist = errors.New("not there")
-
 // statAll asks for the attributes of all that a directory lists.
-func statAll(path string) probe {
-	return func(h *hostile, fs *FS) error {
-		names, err := fsystest.ReadAll(fs, h.ino(path), 100)
+func statAll(path string) fsystest.Probe {
+	return func(whole, fs fsys.FS) error {
+		dir := must(fsystest.Find(whole, path))
+		names, err := fsystest.ReadAll(fs, dir, 100)
 		if err != nil {
 			return fmt.Errorf("the listing itself: %w", err)
 		}
 		for _, d := range names {
-			if ino, err := fs.Lookup(h.ino(path), d.Name); err != nil || ino != d.Ino {
+			if ino, err := fs.Lookup(dir, d.Name); err != nil || ino != d.Ino {
 				return fmt.Errorf("%q is listed as %d and found as %d: %w", d.Name, d.Ino, ino, err)
 			}
 			if _, err := fs.Stat(d.Ino); err != nil {
@@ -230,7 +182,7 @@ func restart(clients, flags uint16) func(*hostile) {
 }
 
 // quiet requires that there is no warning.
-func quiet(_ *hostile, fs *FS) error {
+func quiet(_, fs fsys.FS) error {
 	if i := fs.Info(); len(i.Warnings) > 0 || i.Journal != "clean" {
 		return fmt.Errorf("%q, %q", i.Journal, i.Warnings)
 	}
@@ -248,40 +200,9 @@ func TestHostile(t *testing.T) {
 func (c hostileCase) run(t *testing.T) {
 	h := newHostile(t)
 	c.mutate(h)
-	text := c.text
-	if strings.Contains(text, "%d") {
-		text = fmt.Sprintf(text, h.ino(c.object))
-	}
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	start := time.Now()
-
-	fs, err := Open(extent.Bytes(h.b), Options{})
-	opened := err == nil
-	if c.probe != nil && err == nil {
-		err = c.probe(h, fs)
-	}
-	switch {
-	case c.kind == nil && err != nil:
-		t.Errorf("%v, want no error", err)
-	case c.kind == errNotExist:
-		if !ofKnownKind(err) || errors.Is(err, corrupt) || errors.Is(err, fsys.ErrUnsupported) {
-			t.Errorf("%v, want that it does not exist", err)
-		}
-	case c.kind != nil && (!errors.Is(err, c.kind) || !strings.Contains(err.Error(), text)):
-		t.Errorf("%v\nwant one of kind %q with %q", err, c.kind, text)
-	}
-	if opened {
-		if err := survey(fs); err != nil && !ofKnownKind(err) {
-			t.Errorf("survey: %v", err)
-		}
-		h.checkGood(t, fs)
-	}
-	runtime.ReadMemStats(&after)
-	if d := time.Since(start); d > hostileTime {
-		t.Errorf("took %v", d)
-	}
-	if n := after.TotalAlloc - before.TotalAlloc; n > hostileMemory {
-		t.Errorf("allocated %d MiB", n>>20)
-	}
+	fsystest.Damaged{
+		Whole: h.fs, Open: func() (fsys.FS, error) { return Open(extent.Bytes(h.b), Options{}) },
+		Ask: c.probe, Want: c.kind, Text: c.text, Object: c.object, Known: ofKnownKind, Survey: survey, Memory: hostileMemory,
+		Good: true,
+	}.Check(t)
 }

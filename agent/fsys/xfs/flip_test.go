@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"vmfr/agent/extent"
+	"vmfr/agent/fsys/fsystest"
 	"vmfr/agent/ondisk"
 )
 
@@ -17,7 +18,7 @@ func TestFlippedBytes(t *testing.T) {
 	if s := os.Getenv("VMFR_FLIPS"); s != "" {
 		flips, _ = strconv.Atoi(s)
 	}
-	h := &hostile{b: testdata(t, "v4-old")}
+	h := &hostile{b: fsystest.Stored(t, "v4-old")}
 	var hot []int
 	for off := 0; off+512 <= len(h.b); off += 256 {
 		v := ondisk.Big(h.b[off : off+512])

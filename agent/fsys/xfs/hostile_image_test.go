@@ -25,9 +25,6 @@ const (
 	baseOptions = "-b size=1024 -i size=512 -d agcount=1 -m uuid=11111111-2222-3333-4444-555555555555"
 )
 
-// goodContent is what the undamaged file has.
-var goodContent = bytes.Repeat([]byte("undamaged\n"), 300)
-
 // fillBase makes one object of each kind that has a structure of its own.
 func fillBase(t *testing.T, dir string) {
 	t.Helper()
@@ -38,7 +35,7 @@ func fillBase(t *testing.T, dir string) {
 		}
 	}
 	p := func(s string) string { return filepath.Join(dir, s) }
-	check(os.WriteFile(p("good"), goodContent, 0o644))
+	check(os.WriteFile(p("good"), fsystest.GoodContent, 0o644))
 	check(os.MkdirAll(p("dir/sub"), 0o755)) // a short form
 	check(os.WriteFile(p("dir/a"), []byte("a"), 0o644))
 	check(os.WriteFile(p("dir/sub/c"), []byte("c"), 0o644))
@@ -70,18 +67,18 @@ func fillBase(t *testing.T, dir string) {
 
 // TestBase checks that the image of testdata is what the damage is done to.
 func TestBase(t *testing.T) {
-	if os.Getenv(updateEnv) != "" {
+	if fsystest.Updating() {
 		img := makeImage(t, baseSize, strings.Fields(baseOptions)...)
 		dir := fixture.Mount(t, img, "xfs", "rw,noatime", 0, 0)
 		fillBase(t, dir)
 		fixture.Unmount(t, dir)
-		storeImage(t, baseName, img)
+		fsystest.StoreFile(t, baseName, img)
 	}
 	h := newHostile(t)
 	if err := survey(h.fs); err != nil {
 		t.Error(err)
 	}
-	h.checkGood(t, h.fs)
+	fsystest.CheckGood(t, h.fs, h.fs)
 	for path, magic := range map[string]uint32{"block": dirBlockMagicV5, "leaf": dirDataMagicV5, "node": dirDataMagicV5} {
 		if got := binary.BigEndian.Uint32(h.b[h.block(path, 0):]); got != magic {
 			t.Errorf("%s has magic %#x", path, got)
@@ -118,7 +115,7 @@ var loaded struct{ damaged, whole []byte }
 func newHostile(t testing.TB) *hostile {
 	t.Helper()
 	if loaded.whole == nil {
-		loaded.whole = testdata(t, baseName)
+		loaded.whole = fsystest.Stored(t, baseName)
 		loaded.damaged = bytes.Clone(loaded.whole)
 	}
 	h := &hostile{b: loaded.damaged, fs: openReader(t, extent.Bytes(loaded.whole))}
@@ -222,19 +219,5 @@ func (h *hostile) short(path string) int {
 		if string(h.b[off+3:off+3+int(h.b[off])]) == name {
 			return off
 		}
-	}
-}
-
-// checkGood requires that the undamaged file still reads right.
-func (h *hostile) checkGood(t *testing.T, fs *FS) {
-	t.Helper()
-	r, err := fs.Open(h.ino("good"))
-	if err != nil {
-		t.Errorf("the undamaged file: %v", err)
-		return
-	}
-	b := make([]byte, r.Size())
-	if _, err := r.ReadAt(b, 0); err != nil || !bytes.Equal(b, goodContent) {
-		t.Errorf("the undamaged file reads as %d other bytes (%v)", len(b), err)
 	}
 }

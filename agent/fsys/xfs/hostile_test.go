@@ -1,81 +1,34 @@
 package xfs
 
 import (
-	"errors"
 	"fmt"
-	"io"
-	"runtime"
 	"strings"
 	"testing"
-	"time"
 
 	"vmfr/agent/extent"
 	"vmfr/agent/fsys"
 	"vmfr/agent/fsys/fsystest"
 )
 
-// A probe asks one question of a damaged image.
-type probe func(h *hostile, fs *FS) error
-
-func stat(path string) probe {
-	return func(h *hostile, fs *FS) error { _, err := fs.Stat(h.ino(path)); return err }
-}
-
-func listing(path string) probe {
-	return func(h *hostile, fs *FS) error {
-		_, err := fsystest.ReadAll(fs, h.ino(path), 100)
-		return err
-	}
-}
-
-// lookup finds the name that is number n of those that fillBase makes.
-func lookup(dir string, n int) probe {
-	return func(h *hostile, fs *FS) error {
-		name := fmt.Sprintf("name %03d %s", n, strings.Repeat("n", 20))
-		ino, err := fs.Lookup(h.ino(dir), name)
-		if err == nil && ino != h.ino("good") {
-			err = fmt.Errorf("inode %d", ino)
-		}
-		return err
-	}
-}
-
-func readlink(path string) probe {
-	return func(h *hostile, fs *FS) error { _, err := fs.Readlink(h.ino(path)); return err }
-}
-
-func xattrs(path string) probe {
-	return func(h *hostile, fs *FS) error { _, err := fs.Xattrs(h.ino(path)); return err }
-}
-
-// content reads at most 1 MiB of a file from off on.
-func content(path string, off int64) probe {
-	return func(h *hostile, fs *FS) error {
-		r, err := fs.Open(h.ino(path))
-		if err != nil {
-			return err
-		}
-		n, err := r.ReadAt(make([]byte, 1<<20), off)
-		if err == io.EOF && n > 0 {
-			err = nil
-		}
-		return err
-	}
-}
-
-// Bounds of one case: the image has 16 MiB, and the metadata cache 8.
-const (
-	hostileTime   = 10 * time.Second
-	hostileMemory = 64 << 20 // allocated in all, not at once
+// What is asked of a damaged image.
+var (
+	stat, listing, readlink, xattrs, content = fsystest.ProbeStat, fsystest.ProbeList,
+		fsystest.ProbeReadlink, fsystest.ProbeXattrs, fsystest.ProbeContent
 )
 
-// hostileCase: what mutate does to an image must show up as an error of that kind with that text
-// where probe asks; %d in text is the inode of object. probe nil: at Open. kind nil: it must
-// not show up at all.
+// lookup finds the name that is number n of those that fillBase makes, all of the undamaged file.
+func lookup(dir string, n int) fsystest.Probe {
+	return fsystest.ProbeLookup(dir, fmt.Sprintf("name %03d %s", n, strings.Repeat("n", 20)))
+}
+
+// hostileMemory is what one case may allocate: the image has 16 MiB, and the metadata cache 8.
+const hostileMemory = 64 << 20
+
+// hostileCase is a fsystest.Damaged.
 type hostileCase struct {
 	name   string
 	mutate func(h *hostile)
-	probe  probe
+	probe  fsystest.Probe
 	kind   error
 	text   string
 	object string
@@ -93,42 +46,9 @@ func TestHostile(t *testing.T) {
 func (c hostileCase) run(t *testing.T) {
 	h := newHostile(t)
 	c.mutate(h)
-	text := c.text
-	if strings.Contains(text, "%d") {
-		text = fmt.Sprintf(text, h.ino(c.object))
-	}
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	start := time.Now()
-
-	fs, err := Open(extent.Bytes(h.b), Options{})
-	opened := err == nil
-	if c.probe != nil && err == nil {
-		err = c.probe(h, fs)
-	}
-	switch {
-	case c.kind == nil && err != nil:
-		t.Errorf("%v, want no error", err)
-	case c.kind == errNotExist:
-		if !ofKnownKind(err) || errors.Is(err, corrupt) || errors.Is(err, fsys.ErrUnsupported) {
-			t.Errorf("%v, want that it does not exist", err)
-		}
-	case c.kind != nil && (!errors.Is(err, c.kind) || !strings.Contains(err.Error(), text)):
-		t.Errorf("%v\nwant one of kind %q with %q", err, c.kind, text)
-	}
-	if opened {
-		if err := survey(fs); err != nil && !ofKnownKind(err) {
-			t.Errorf("survey: %v", err)
-		}
-		if c.name != "file in the inode" {
-			h.checkGood(t, fs)
-		}
-	}
-	runtime.ReadMemStats(&after)
-	if d := time.Since(start); d > hostileTime {
-		t.Errorf("took %v", d)
-	}
-	if n := after.TotalAlloc - before.TotalAlloc; n > hostileMemory {
-		t.Errorf("allocated %d MiB", n>>20)
-	}
+	fsystest.Damaged{
+		Whole: h.fs, Open: func() (fsys.FS, error) { return Open(extent.Bytes(h.b), Options{}) },
+		Ask: c.probe, Want: c.kind, Text: c.text, Object: c.object, Known: ofKnownKind, Survey: survey, Memory: hostileMemory,
+		Good: c.name != "file in the inode",
+	}.Check(t)
 }

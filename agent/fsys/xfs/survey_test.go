@@ -1,7 +1,6 @@
 package xfs
 
 import (
-	"errors"
 	"io"
 	iofs "io/fs"
 
@@ -11,14 +10,7 @@ import (
 
 // ofKnownKind tells whether an error of a damaged image is one that an FS may return. The device
 // may be shorter than the damaged superblock says.
-func ofKnownKind(err error) bool {
-	for _, k := range []error{fsys.ErrCorrupt, fsys.ErrUnsupported, iofs.ErrNotExist, io.ErrUnexpectedEOF} {
-		if errors.Is(err, k) {
-			return true
-		}
-	}
-	return false
-}
+var ofKnownKind = fsystest.OneOf(fsys.ErrCorrupt, fsys.ErrUnsupported, iofs.ErrNotExist, io.ErrUnexpectedEOF)
 
 // survey is fsystest.Survey.
-func survey(fs *FS) error { return fsystest.Survey(fs, ofKnownKind, cookieDamaged) }
+func survey(fs fsys.FS) error { return fsystest.Survey(fs, ofKnownKind, cookieDamaged) }

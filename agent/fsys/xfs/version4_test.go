@@ -1,11 +1,10 @@
 package xfs
 
 import (
+	"bytes"
 	"compress/gzip"
 	"encoding/gob"
-	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -38,7 +37,7 @@ func TestVersion4(t *testing.T) {
 			if os.Getenv(updateEnv) != "" {
 				makeVersion4(t, c.name, strings.Fields(c.options))
 			}
-			fs := openReader(t, extent.Bytes(testdata(t, c.name)))
+			fs := openReader(t, extent.Bytes(fsystest.Stored(t, c.name)))
 			if fs.sb.v5 || fs.sb.ci != (c.name == "v4-ci") || fs.sb.ftype == (c.name == "v4-old") {
 				t.Errorf("superblock %+v", fs.sb)
 			}
@@ -170,51 +169,10 @@ func makeVersion4(t *testing.T, name string, options []string) {
 		}
 		want[p] = e
 	}
-	writeGzip(t, filepath.Join("testdata", name+".manifest.gz"), func(w io.Writer) error { return gob.NewEncoder(w).Encode(want) })
-	storeImage(t, name, img)
-}
-
-// storeImage puts an image into testdata.
-func storeImage(t *testing.T, name, img string) {
-	t.Helper()
-	f, err := os.Open(img)
-	if err != nil {
+	var manifest bytes.Buffer
+	if err := gob.NewEncoder(&manifest).Encode(want); err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
-	writeGzip(t, filepath.Join("testdata", name+".gz"), func(w io.Writer) error { _, err := io.Copy(w, f); return err })
-}
-
-func writeGzip(t *testing.T, path string, fill func(io.Writer) error) {
-	t.Helper()
-	out, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	z, err := gzip.NewWriterLevel(out, gzip.BestCompression)
-	if err == nil {
-		err = errors.Join(fill(z), z.Close())
-	}
-	if err := errors.Join(err, out.Close()); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// testdata is an image of testdata.
-func testdata(t testing.TB, name string) []byte {
-	t.Helper()
-	f, err := os.Open(filepath.Join("testdata", name+".gz"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := io.ReadAll(z)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
+	fsystest.Store(t, name+".manifest", &manifest)
+	fsystest.StoreFile(t, name, img)
 }

@@ -1,28 +1,22 @@
 package jbd2_test
 
 import (
-	"bytes"
-	"compress/gzip"
 	"encoding/binary"
 	"errors"
 	"io"
-	"os"
-	"path/filepath"
 	"testing"
 
 	"vmfr/agent/extent"
 	"vmfr/agent/fsys"
+	"vmfr/agent/fsys/fsystest"
 )
-
-// UpdateEnv, when set, makes TestSeeds write testdata anew, with the kernel.
-const UpdateEnv = "VMFR_UPDATE_TESTDATA"
 
 // seeds are journals that the kernel left dirty, by variant.
 var seeds = []struct{ name, variant string }{{"v3", "v3 64bit"}, {"none", "none 32bit"}, {"v1", "v1"}}
 
 func TestSeeds(t *testing.T) {
-	if os.Getenv(UpdateEnv) == "" {
-		t.Skip(UpdateEnv + " is not set")
+	if !fsystest.Updating() {
+		t.Skip("testdata is not to be made anew")
 	}
 	for _, s := range seeds {
 		for _, v := range variants {
@@ -30,20 +24,7 @@ func TestSeeds(t *testing.T) {
 				continue
 			}
 			m := dirtyImage(t, v.mkfs, v.mount)
-			var out bytes.Buffer
-			z, err := gzip.NewWriterLevel(&out, gzip.BestCompression)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, err := io.Copy(z, io.NewSectionReader(m.journal(), 0, m.journal().Size())); err != nil {
-				t.Fatal(err)
-			}
-			if err := z.Close(); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(filepath.Join("testdata", s.name+".gz"), out.Bytes(), 0o644); err != nil {
-				t.Fatal(err)
-			}
+			fsystest.Store(t, s.name, io.NewSectionReader(m.journal(), 0, m.journal().Size()))
 		}
 	}
 }
@@ -51,20 +32,8 @@ func TestSeeds(t *testing.T) {
 // seed is a journal of testdata as an image that has nothing else, of a device of 8 MiB.
 func seed(t testing.TB, name string) *image {
 	t.Helper()
-	f, err := os.Open(filepath.Join("testdata", name+".gz"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
 	m := &image{blockSize: 1024, b: make([]byte, 8<<20)}
-	n, err := io.ReadFull(z, m.b)
-	if err != io.ErrUnexpectedEOF {
-		t.Fatal(err)
-	}
+	n := copy(m.b, fsystest.Stored(t, name))
 	for i := range n / m.blockSize {
 		m.log = append(m.log, i)
 	}

@@ -2,60 +2,26 @@ package xlog_test
 
 import (
 	"bytes"
-	"compress/gzip"
 	"encoding/binary"
 	"errors"
 	"io"
-	"os"
-	"path/filepath"
 	"testing"
 
 	"vmfr/agent/fsys"
+	"vmfr/agent/fsys/fsystest"
 	"vmfr/agent/fsys/xfs/xlog"
 )
 
-// UpdateEnv, when set, makes TestSeeds write testdata anew, with the kernel.
-const UpdateEnv = "VMFR_UPDATE_TESTDATA"
-
 func TestSeeds(t *testing.T) {
-	if os.Getenv(UpdateEnv) == "" {
-		t.Skip(UpdateEnv + " is not set")
+	if !fsystest.Updating() {
+		t.Skip("testdata is not to be made anew")
 	}
 	m := dirtyImage(t, 24<<20, []string{"-m", "rmapbt=0"}, true, churn(21, 130))
-	var out bytes.Buffer
-	z, err := gzip.NewWriterLevel(&out, gzip.BestCompression)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := z.Write(m.b); err != nil {
-		t.Fatal(err)
-	}
-	if err := z.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join("testdata", "v5.gz"), out.Bytes(), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	fsystest.Store(t, "v5", bytes.NewReader(m.b))
 }
 
 // stored is an image of testdata.
-func stored(t testing.TB, name string) *image {
-	t.Helper()
-	f, err := os.Open(filepath.Join("testdata", name+".gz"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := io.ReadAll(z)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return newImage(b)
-}
+func stored(t testing.TB, name string) *image { return newImage(fsystest.Stored(t, name)) }
 
 // judge requires of any log, whatever is in it, that a replay ends with an error of a kind or with
 // a device that can be read, and always with the same.
