@@ -39,10 +39,10 @@ func hierarchies() ([]hierarchy, error) {
 	return all, nil
 }
 
-// groupRoot is the control group below which a node has all of its own, as kubelet names it.
+// groupRoot is the control group below which a cluster or a node has all of its own, as kubelet names it.
 func groupRoot(id string) string { return "/vmfr-" + id }
 
-// joinGroups makes a node's control groups and moves this process into one of them.
+// joinGroups makes a node's control groups below its cluster's and moves this process into one of them.
 func joinGroups(id string) error {
 	all, err := hierarchies()
 	if err != nil {
@@ -58,8 +58,11 @@ func joinGroups(id string) error {
 		}
 		root := filepath.Join(h.dir, groupRoot(id))
 		own := filepath.Join(root, "programs")
-		for _, dir := range []string{root, own} {
-			if err := os.Mkdir(dir, 0o755); err != nil {
+		for _, dir := range []string{filepath.Dir(root), root, own} {
+			switch err := os.Mkdir(dir, 0o755); {
+			case errors.Is(err, os.ErrExist): // the cluster's
+				continue
+			case err != nil:
 				return err
 			}
 			if err := inheritCPUs(dir); err != nil {
@@ -70,7 +73,7 @@ func joinGroups(id string) error {
 			return err
 		}
 		if onlyV2 {
-			if err := handOn(root); err != nil {
+			if err := errors.Join(handOn(filepath.Dir(root)), handOn(root)); err != nil {
 				return err
 			}
 		}
@@ -110,7 +113,7 @@ func inheritCPUs(dir string) error {
 	return nil
 }
 
-// removeGroups removes a node's control groups when its processes have left them.
+// removeGroups removes a cluster's or a node's control groups when its processes have left them.
 func removeGroups(ctx context.Context, id string) error {
 	return await(ctx, func() error {
 		groups, err := Groups(id)
@@ -123,7 +126,7 @@ func removeGroups(ctx context.Context, id string) error {
 	})
 }
 
-// Groups are the directories of a node's control groups, children before their parents.
+// Groups are the directories of a cluster's or a node's control groups, children before their parents.
 func Groups(id string) ([]string, error) {
 	all, err := hierarchies()
 	if err != nil {

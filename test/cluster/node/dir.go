@@ -124,8 +124,8 @@ func removeDead(ctx context.Context, cache string) error {
 // freeLimit is how long the kernel may take to end a node's processes.
 const freeLimit = time.Minute
 
-// Down ends the node of a directory, if it runs, and removes all that is left of it, the directory
-// included.
+// Down ends the cluster of a directory, if it runs, and removes all that is left of it, the directory
+// included. The kernel ends all other nodes with the first one.
 func Down(ctx context.Context, dir string) error {
 	if n, err := Open(dir); err == nil {
 		if err := n.kill(ctx); err != nil {
@@ -146,7 +146,7 @@ func (n *Node) kill(ctx context.Context) error {
 		return fmt.Errorf("process %d: %w", n.pid, err)
 	}
 	defer func() { _ = unix.Close(fd) }()
-	if findInit(n.settings.ID) != n.pid { // before the descriptor was opened
+	if findInit(n.settings.id()) != n.pid { // before the descriptor was opened
 		return nil
 	}
 	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
@@ -193,7 +193,7 @@ func Remove(ctx context.Context, dir string) error {
 		if err := json.Unmarshal(b, &s); err != nil {
 			return fmt.Errorf("%s: %w", dir, err)
 		}
-		if err := errors.Join(freeLoops(ctx, dir), removeGroups(ctx, s.ID)); err != nil {
+		if err := errors.Join(freeLoops(ctx, dir), removeGroups(ctx, s.Cluster)); err != nil {
 			return err
 		}
 	}

@@ -6,5 +6,6 @@ var (
 	RemoveDead = removeDead
 )
 
-// ID names the node among all.
-func (n *Node) ID() string { return n.settings.ID }
+// ClusterID names the node's cluster among all, and ID the node.
+func (n *Node) ClusterID() string { return n.settings.Cluster }
+func (n *Node) ID() string        { return n.settings.id() }

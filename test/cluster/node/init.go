@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,7 +17,8 @@ import (
 
 // The names (argv[0]) of the processes that this program starts again as.
 const (
-	initName       = "vmfr-node-init"       // with the directory and the ID
+	initName       = "vmfr-node-init"       // with the node's directory and ID
+	joinName       = "vmfr-node-join"       // with those of the init that it starts
 	supervisorName = "vmfr-node-supervisor" // with the directory
 )
 
@@ -25,7 +27,8 @@ const (
 	reportFD       = 3 // a pipe that takes events
 	lockFD         = 4 // the lock on the node's directory
 	programsLockFD = 5 // the lock on its programs
-	clientNetFD    = 100
+	firstNetFD     = 6 // the first node's network namespace; not of the first node
+	peerNetFD      = 100
 )
 
 // event is what a starting node reports, as a JSON document.
@@ -43,6 +46,8 @@ func Init() {
 	switch {
 	case os.Args[0] == initName && len(os.Args) == 3:
 		err = beInit(os.Args[1], os.Args[2])
+	case os.Args[0] == joinName && len(os.Args) == 3:
+		err = startInit(os.Args[1], os.Args[2])
 	case os.Args[0] == supervisorName && len(os.Args) == 2:
 		err = supervise(os.Args[1])
 	default:
@@ -56,26 +61,51 @@ func Init() {
 	os.Exit(0)
 }
 
+// newNamespaces are what every node has of its own.
+const newNamespaces = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
+
+// startInit starts a further node's init from within the first one's PID namespace, of which the new
+// one becomes a part: the kernel ends both together. When this process has ended, the first node's
+// init reaps the new one.
+func startInit(dir, id string) error {
+	files := []uintptr{0, 1, 2, reportFD, firstNetFD: firstNetFD}
+	for _, closed := range []int{lockFD, programsLockFD} { // the first node's init has them
+		files[closed] = ^uintptr(0)
+	}
+	_, err := syscall.ForkExec("/proc/self/exe", []string{initName, dir, id}, &syscall.ProcAttr{
+		Env: os.Environ(), Files: files, Sys: &syscall.SysProcAttr{Setsid: true, Cloneflags: newNamespaces}})
+	return err
+}
+
 // beInit is the first process of the node's PID namespace: when it ends the kernel ends all others.
 // It prepares the other namespaces, starts the supervisor and reaps what that and containerd leave.
 func beInit(dir, id string) error {
+	s, err := readSettings(dir)
+	if err != nil {
+		return err
+	}
 	if err := mountns.OwnRoot(); err != nil { // runc makes its containers' roots by pivot_root(2)
 		return fmt.Errorf("make the root directory a mount: %w", err)
 	}
-	for _, fd := range []int{reportFD, lockFD, programsLockFD} {
+	for _, fd := range []int{reportFD, lockFD, programsLockFD, firstNetFD} {
 		unix.CloseOnExec(fd)
 	}
 	if err := joinGroups(id); err != nil {
 		return fmt.Errorf("control groups: %w", err)
 	}
-	if err := prepareMounts(dir); err != nil {
+	if err := s.prepareMounts(dir); err != nil {
 		return err
 	}
-	if err := unix.Sethostname([]byte(Name)); err != nil {
+	if err := unix.Sethostname([]byte(s.Name())); err != nil {
 		return err
 	}
-	if err := keepClientNetwork(); err != nil {
-		return fmt.Errorf("the client's network namespace: %w", err)
+	if s.first() {
+		err = keepClientNetwork()
+	} else {
+		err = unix.Dup3(firstNetFD, peerNetFD, unix.O_CLOEXEC)
+	}
+	if err != nil {
+		return fmt.Errorf("the peer's network namespace: %w", err)
 	}
 	report := os.NewFile(reportFD, "report")
 	supervisor, err := os.StartProcess("/proc/self/exe", []string{supervisorName, dir}, &os.ProcAttr{
@@ -118,5 +148,5 @@ func keepClientNetwork() error {
 		return err
 	}
 	runtime.UnlockOSThread()
-	return unix.Dup3(clients, clientNetFD, unix.O_CLOEXEC)
+	return unix.Dup3(clients, peerNetFD, unix.O_CLOEXEC)
 }

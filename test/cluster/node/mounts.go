@@ -22,10 +22,13 @@ var tunables = map[string]string{
 	"vm/panic_on_oom":           "0",
 }
 
+// Shared is the folder that all nodes of a cluster have in common, as others have a network's storage.
+const Shared = "/var/lib/vmfr-shared"
+
 // prepareMounts changes what is mounted in this process's own mount namespace to what a node is to
-// see: itself in /proc, its own /run, /var/lib and /var/log, and none of the machine's loop and FUSE
-// mounts, which it would keep busy.
-func prepareMounts(dir string) error {
+// see: itself in /proc, its own /run, /var/lib and /var/log, its cluster's Shared, and none of the
+// machine's loop and FUSE mounts, which it would keep busy.
+func (p place) prepareMounts(dir string) error {
 	if err := mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return err
 	}
@@ -42,6 +45,9 @@ func prepareMounts(dir string) error {
 		if err := mount(filepath.Join(dir, own), own, "", unix.MS_BIND, ""); err != nil {
 			return err
 		}
+	}
+	if err := mount(filepath.Join(p.clusterDir(dir), Shared), Shared, "", unix.MS_BIND, ""); err != nil {
+		return err
 	}
 	for name, value := range tunables {
 		at := filepath.Join("/proc/sys", name)

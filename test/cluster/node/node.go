@@ -18,31 +18,16 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"vmfr/test/cluster"
 	"vmfr/test/cluster/image"
-)
-
-// Name is the node's name in its cluster.
-const Name = "node"
-
-// The addresses of every node: each has networks of its own.
-const (
-	Address       = "172.30.0.1" // of the node
-	ClientAddress = "172.30.0.2" // outside the cluster
-	PodCIDR       = "10.244.0.0/16"
-	ServiceCIDR   = "10.96.0.0/16"
-	serviceAPI    = "10.96.0.1" // the Service "kubernetes"
-	apiPort       = 6443
 )
 
 // startLimit is generous: a loaded machine takes two minutes for what an idle one does in ten seconds.
 const startLimit = 5 * time.Minute
 
-// Options say how a node is started.
+// Options say how a cluster's first node is started.
 type Options struct {
-	Dir      string    // what the node keeps; Down removes it. Empty: a new one in the cache
+	Dir      string    // what the cluster keeps; Down removes it. Empty: a new one in the cache
 	Detached bool      // whether it outlives this process
 	Log      io.Writer // gets a line for each step; nil: none
 }
@@ -56,7 +41,7 @@ type Node struct {
 
 // settings are the part of a node's state that whoever finds its directory has to know.
 type settings struct {
-	ID         string   `json:"id"`         // 16 hexadecimal digits; names its control group
+	place
 	Kubernetes string   `json:"kubernetes"` // the directory of the programs
 	Pause      string   `json:"pause"`      // the image of the container that holds a Pod's namespaces
 	Tools      string   `json:"tools"`      // an image of Busybox
@@ -90,8 +75,9 @@ func missing() error {
 	return nil
 }
 
-// Start starts a node and returns when Pods can run. The node ends with Down, or, unless it is
-// detached, with this process. A program that calls it begins with Init.
+// Start starts a cluster's first node, which has its control plane, and returns when Pods can run.
+// The cluster ends with Down, or, unless it is detached, with this process. A program that calls it
+// begins with Init.
 func Start(ctx context.Context, o Options) (n *Node, err error) {
 	if err := missing(); err != nil {
 		return nil, err
@@ -108,32 +94,35 @@ func Start(ctx context.Context, o Options) (n *Node, err error) {
 		return nil, err
 	}
 	defer lock.Close()
-	n = &Node{dir: dir, settings: settings{ID: newID(), Kubernetes: programs}}
+	n = &Node{dir: dir, settings: settings{place: place{newID(), firstNumber}, Kubernetes: programs}}
 	defer func() {
 		if err != nil {
 			_ = lock.Close() // Down takes it
 			err = errors.Join(err, Down(context.WithoutCancel(ctx), dir))
 		}
 	}()
-	if err := n.prepare(); err != nil {
+	if err := errors.Join(n.makeImages(), n.prepare()); err != nil {
 		return nil, err
 	}
-	return n, n.launch(ctx, o, lock, programsLock)
+	init := process{name: initName, files: map[int]*os.File{lockFD: lock, programsLockFD: programsLock},
+		attributes: syscall.SysProcAttr{Setsid: true, Cloneflags: newNamespaces}} // an interrupt from the terminal is not for the node
+	if !o.Detached {
+		init.attributes.Pdeathsig = syscall.SIGKILL
+	}
+	return n, n.launch(ctx, init, o.Log)
 }
 
-// newID names a node among all that a machine ever has.
+// newID names a cluster among all that a machine ever has.
 func newID() string {
 	b := make([]byte, 8)
 	_, _ = rand.Read(b) // it never fails
 	return fmt.Sprintf("%x", b)
 }
 
-// prepare writes what the node's processes find in its directory.
-func (n *Node) prepare() error {
-	for _, d := range []string{"config", "images", "log", "pki", "tmp", "var/lib", "var/log"} {
-		if err := os.MkdirAll(filepath.Join(n.dir, d), 0o755); err != nil {
-			return err
-		}
+// makeImages makes the images that every node has.
+func (n *Node) makeImages() error {
+	if err := os.Mkdir(filepath.Join(n.dir, "images"), 0o755); err != nil {
+		return err
 	}
 	for _, i := range []struct {
 		make      func() (image.Image, error)
@@ -149,6 +138,17 @@ func (n *Node) prepare() error {
 		}
 		n.settings.Archives = append(n.settings.Archives, archive)
 	}
+	return nil
+}
+
+// prepare writes what the node's processes find in its directory.
+func (n *Node) prepare() error {
+	for _, d := range []string{configDir(n.dir), filepath.Dir(n.LogPath("")), filepath.Join(n.dir, "pki"), filepath.Join(n.dir, "tmp"),
+		filepath.Join(n.dir, Shared), filepath.Join(n.dir, "/var/log")} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return err
+		}
+	}
 	b, err := json.Marshal(n.settings)
 	if err != nil {
 		return err
@@ -156,32 +156,45 @@ func (n *Node) prepare() error {
 	return os.WriteFile(filepath.Join(n.dir, settingsFile), b, 0o644)
 }
 
-// launch starts init and follows its reports until the node is up.
-func (n *Node) launch(ctx context.Context, o Options, lock, programsLock *os.File) error {
+// process is this program as a node's init, or as what starts that.
+type process struct {
+	name       string
+	files      map[int]*os.File // by the numbers of their descriptors, beside reportFD
+	attributes syscall.SysProcAttr
+	enter      func() error // on the thread that starts it, which then does nothing else; nil: nothing
+}
+
+// launch starts a process and follows its reports until the node is up.
+func (n *Node) launch(ctx context.Context, p process, log io.Writer) error {
 	report, reportWriter, err := os.Pipe()
 	if err != nil {
 		return err
 	}
 	defer report.Close()
-	log, err := os.OpenFile(n.LogPath("node"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	own, err := os.OpenFile(n.LogPath("node"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
 	}
-	defer log.Close()
+	defer own.Close()
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Args = []string{initName, n.dir, n.settings.ID}
+	cmd.Args = []string{p.name, n.dir, n.settings.id()}
 	cmd.Env = n.environment()
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.ExtraFiles = []*os.File{reportFD - 3: reportWriter, lockFD - 3: lock, programsLockFD - 3: programsLock}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, // an interrupt from the terminal is not for the node
-		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS}
-	if !o.Detached {
-		cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	cmd.Stdout, cmd.Stderr = own, own
+	cmd.ExtraFiles = make([]*os.File, firstNetFD-2)
+	cmd.ExtraFiles[reportFD-3] = reportWriter
+	for number, f := range p.files {
+		cmd.ExtraFiles[number-3] = f
 	}
+	cmd.SysProcAttr = &p.attributes
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread() // Pdeathsig is sent when the thread ends that started the process
-		defer runtime.UnlockOSThread()
+		if p.enter != nil {
+			if err := p.enter(); err != nil { // the thread ends with this function
+				started <- err
+				return
+			}
+		}
 		err := cmd.Start()
 		started <- err
 		if err == nil {
@@ -193,15 +206,15 @@ func (n *Node) launch(ctx context.Context, o Options, lock, programsLock *os.Fil
 	if err != nil {
 		return err
 	}
-	n.pid = cmd.Process.Pid
 	stop := context.AfterFunc(ctx, func() { _ = report.Close() })
 	defer stop()
-	if err := follow(report, o.Log); err != nil {
+	if err := follow(report, log); err != nil {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
-		return fmt.Errorf("start a node: %w", err)
+		return fmt.Errorf("start %s: %w", n.Name(), err)
 	}
+	n.pid = findInit(n.settings.id())
 	return nil
 }
 
@@ -233,20 +246,29 @@ func Open(dir string) (*Node, error) {
 		return nil, err
 	}
 	n := &Node{dir: dir}
-	b, err := os.ReadFile(filepath.Join(dir, settingsFile))
+	n.settings, err = readSettings(dir)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return nil, fmt.Errorf("%s: %w", dir, ErrNotRunning)
 	case err != nil:
 		return nil, err
 	}
-	if err := json.Unmarshal(b, &n.settings); err != nil {
-		return nil, fmt.Errorf("%s: %w", dir, err)
-	}
-	if n.pid = findInit(n.settings.ID); n.pid == 0 {
+	if n.pid = findInit(n.settings.id()); n.pid == 0 {
 		return nil, fmt.Errorf("%s: %w; %s says why the last one ended", dir, ErrNotRunning, n.LogPath("node"))
 	}
 	return n, nil
+}
+
+// readSettings reads what prepare has written.
+func readSettings(dir string) (s settings, err error) {
+	b, err := os.ReadFile(filepath.Join(dir, settingsFile))
+	if err != nil {
+		return s, err
+	}
+	if err := json.Unmarshal(b, &s); err != nil {
+		return s, fmt.Errorf("%s: %w", dir, err)
+	}
+	return s, nil
 }
 
 // findInit returns the process of a node's init, or 0. No process identifier is written down: it
@@ -267,16 +289,21 @@ func findInit(id string) int {
 	return 0
 }
 
-// Dir is the node's directory.
+// Name is the node's name in its cluster.
+func (n *Node) Name() string { return n.settings.Name() }
+
+// Dir is the node's directory; the first one's is the cluster's.
 func (n *Node) Dir() string { return n.dir }
 
-// Kubeconfig is the path of an administrator's kubeconfig. Its server is reached from the node's
+// Kubeconfig is the path of an administrator's kubeconfig. Its server is reached from the nodes'
 // and the client's network namespaces, not from the machine's.
-func (n *Node) Kubeconfig() string { return filepath.Join(n.dir, "pki", "admin.kubeconfig") }
+func (n *Node) Kubeconfig() string { return kubeconfig(n.settings.clusterDir(n.dir)) }
+
+func kubeconfig(cluster string) string { return filepath.Join(cluster, "pki", "admin.kubeconfig") }
 
 // LogPath is the file of the log of a program: etcd, containerd, kubelet, ..., or "node" for what
-// starts them.
-func (n *Node) LogPath(program string) string { return filepath.Join(n.dir, "log", program+".log") }
+// starts them. It stays until the cluster ends.
+func (n *Node) LogPath(program string) string { return n.settings.logPath(n.dir, program) }
 
 // Pid is the process that is init in the node's namespaces, as this process sees it.
 func (n *Node) Pid() int { return n.pid }
@@ -304,42 +331,13 @@ func (n *Node) ClientCommand(ctx context.Context, name string, args ...string) *
 	return cmd
 }
 
-// clientNetwork is the client's network namespace as this process sees it.
-func (n *Node) clientNetwork() string { return fmt.Sprintf("/proc/%d/fd/%d", n.pid, clientNetFD) }
+// clientNetwork is the client's network namespace as this process sees it; of the first node alone.
+func (n *Node) clientNetwork() string { return fmt.Sprintf("/proc/%d/fd/%d", n.pid, peerNetFD) }
 
 // environment is this process's, changed for the cluster.
 func (n *Node) environment() []string {
-	return append(os.Environ(), "KUBECONFIG="+n.Kubeconfig(), DirEnv+"="+n.dir,
+	return append(os.Environ(), "KUBECONFIG="+n.Kubeconfig(), DirEnv+"="+n.settings.clusterDir(n.dir),
 		"PATH="+strings.Join([]string{n.settings.Kubernetes, os.Getenv("PATH"), systemPath}, ":"))
-}
-
-// LoadImage loads an archive that package image wrote, or any other in Docker's or OCI's format.
-// Pods name it by its reference; a pull policy other than Always finds it.
-func (n *Node) LoadImage(ctx context.Context, archive string) error {
-	return loadImage(ctx, archive, n.Command)
-}
-
-// loadImage loads an image's archive into containerd, whose namespaces command runs programs in. It
-// returns when kubelet can see the image.
-func loadImage(ctx context.Context, archive string, command func(ctx context.Context, name string, args ...string) *exec.Cmd) error {
-	f, err := os.Open(archive)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	// Not unpacked: the first container does that, with the snapshotter that containerd is configured for.
-	load := command(ctx, "ctr", "--namespace", "k8s.io", "images", "import", "--no-unpack", "-")
-	load.Stdin = f
-	if out, err := load.CombinedOutput(); err != nil {
-		return fmt.Errorf("load %s: %w: %s", archive, err, bytes.TrimSpace(out))
-	}
-	return await(ctx, func() error {
-		out, err := command(ctx, "ctr", "--namespace", "k8s.io", "images", "list", "--quiet", `labels."io.cri-containerd.image"!=managed`).CombinedOutput()
-		if out := bytes.TrimSpace(out); err == nil && len(out) > 0 {
-			err = fmt.Errorf("containerd does not tell kubelet of %s yet", out)
-		}
-		return err
-	})
 }
 
 // systemPath is where programs of the system are even if the caller's PATH does not say so.

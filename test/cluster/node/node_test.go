@@ -121,14 +121,14 @@ func TestNode(t *testing.T) {
 	_ = tests.Wait()
 	for _, p := range inside {
 		eventually(t, "the node to end", func() error {
-			if now, err := os.ReadFile(filepath.Join("/proc", p, "cgroup")); err == nil && bytes.Contains(now, []byte(n.ID())) {
+			if now, err := os.ReadFile(filepath.Join("/proc", p, "cgroup")); err == nil && bytes.Contains(now, []byte(n.ClusterID())) {
 				return fmt.Errorf("process %s is still there", p)
 			}
 			return nil
 		})
 	}
 	// What is tested would mean nothing if there were nothing to free.
-	if groups, err := node.Groups(n.ID()); err != nil || len(groups) == 0 {
+	if groups, err := node.Groups(n.ClusterID()); err != nil || len(groups) == 0 {
 		t.Errorf("control groups of a killed node: %q, %v", groups, err)
 	}
 	if found, err := node.Loops(n.Dir()); err != nil || !slices.Equal(found, loops) {
@@ -141,7 +141,7 @@ func TestNode(t *testing.T) {
 	if err := node.RemoveDead(t.Context(), cache); err != nil {
 		t.Fatal(err)
 	}
-	if groups, err := node.Groups(n.ID()); err != nil || len(groups) > 0 {
+	if groups, err := node.Groups(n.ClusterID()); err != nil || len(groups) > 0 {
 		t.Errorf("left: control groups %q, %v", groups, err)
 	}
 	for _, loop := range loops {
@@ -182,7 +182,7 @@ func TestInside(t *testing.T) {
 		return string(out)
 	}
 	began := time.Now()
-	kubectl(fmt.Sprintf(web, n.Tools()), "apply", "-f", "-")
+	kubectl(fmt.Sprintf(web, n.Tools(), n.Name()), "apply", "-f", "-")
 	kubectl("", "wait", "--for=condition=Ready", "pod/web", "--timeout="+limit.String())
 	t.Logf("a Pod is ready after %s", time.Since(began).Round(10*time.Millisecond))
 	address := kubectl("", "get", "service", "web", "-o", "jsonpath={.spec.clusterIP}")
@@ -201,10 +201,14 @@ func TestInside(t *testing.T) {
 	if out := kubectl("", "exec", "web", "--", "wget", "-qO-", "http://"+address); !strings.Contains(out, "hello") {
 		t.Errorf("the Service from the Pod: %q", out)
 	}
-	if err := exec.CommandContext(ctx, "kubectl", "exec", "web", "--", "wget", "-T", "5", "-qO-", "http://192.0.2.1").Run(); err == nil {
-		t.Error("a Pod reaches an address that nobody has")
+	if out, err := exec.CommandContext(ctx, "kubectl", "exec", "web", "--", "wget", "-qO-", "http://192.0.2.1").CombinedOutput(); err == nil || !strings.Contains(string(out), "No route to host") {
+		t.Errorf("a Pod and an address that nobody has: %v: %s", err, out)
 	}
 	canceled(t, n)
+	joins(t, n, address, kubectl)
+	if _, err := n.Join(ctx, nil); err != nil { // for TestNode, which ends all at once
+		t.Fatal(err)
+	}
 	// Left for TestNode: a loop device of a file in the node, and kubelet's way to keep that in use.
 	var loops []string
 	for _, of := range []string{"/var/lib/" + loopFile, ""} {
@@ -218,6 +222,9 @@ func TestInside(t *testing.T) {
 			t.Fatalf("losetup: %v: %s", err, out)
 		}
 		loops = append(loops, strings.TrimSpace(string(out)))
+	}
+	if t.Failed() {
+		return // TestNode waits for the next line in vain
 	}
 	slices.Sort(loops)
 	fmt.Printf("inside: %s\n", strings.Join(loops, " "))
@@ -260,9 +267,11 @@ apiVersion: v1
 kind: Pod
 metadata: {name: web, labels: {app: web}}
 spec:
+  nodeName: %[2]s
+  terminationGracePeriodSeconds: 0
   containers:
   - name: web
-    image: %s
+    image: %[1]s
     command: [/bin/sh, -c, "mkdir /www; echo hello from a Pod > /www/index.html; exec httpd -f -p 8080 -h /www"]
     readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1}
 ---
@@ -272,10 +281,70 @@ metadata: {name: web}
 spec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
 `
 
+// joins: a second node has what the first one has, and leaves nothing.
+func joins(t *testing.T, first *node.Node, service string, kubectl func(stdin string, args ...string) string) {
+	t.Helper()
+	began := time.Now()
+	n, err := first.Join(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%s has joined after %s", n.Name(), time.Since(began).Round(10*time.Millisecond))
+	if all, err := first.Nodes(); err != nil || len(all) != 2 || all[1].Name() != n.Name() || all[1].Pid() != n.Pid() {
+		t.Errorf("the cluster's nodes: %v, %v", all, err)
+	}
+	if found, err := n.Find(first.Name()); err != nil || found.Pid() != first.Pid() {
+		t.Errorf("%s of %s's cluster: %v, %v", first.Name(), n.Name(), found, err)
+	}
+	manifest := strings.ReplaceAll(fmt.Sprintf(web, first.Tools(), n.Name()), "name: web", "name: further")
+	kubectl(strings.ReplaceAll(manifest, "app: web", "app: further"), "apply", "-f", "-")
+	kubectl("", "wait", "--for=condition=Ready", "pod/further", "--timeout="+limit.String())
+	at := kubectl("", "get", "pod", "further", "-o", "jsonpath={.status.podIP}") + ":8080"
+	if r, err := (&http.Client{Timeout: limit}).Get("http://" + at); err != nil {
+		t.Errorf("a Pod on %s from the client: %v", n.Name(), err)
+	} else {
+		_ = r.Body.Close()
+	}
+	// Pods reach each other both ways, and the other's Service.
+	web := kubectl("", "get", "pod", "web", "-o", "jsonpath={.status.podIP}") + ":8080"
+	for _, x := range [][2]string{{"further", web}, {"further", service}, {"web", at}} {
+		if out := kubectl("", "exec", x[0], "--", "wget", "-qO-", "http://"+x[1]); !strings.Contains(out, "hello") {
+			t.Errorf("the Pod %s at %s: %q", x[0], x[1], out)
+		}
+	}
+	// Files: its own, but for what all nodes share.
+	if out, err := n.Command(t.Context(), "sh", "-ec", "hostname; hostname > "+node.Shared+"/by; hostname > /var/lib/by").CombinedOutput(); err != nil || string(out) != n.Name()+"\n" {
+		t.Errorf("a command on %s: %v: %s", n.Name(), err, out)
+	}
+	if out, err := first.Command(t.Context(), "sh", "-c", "cat "+node.Shared+"/by; test ! -e /var/lib/by").CombinedOutput(); err != nil || string(out) != n.Name()+"\n" {
+		t.Errorf("its files on %s: %v: %s", first.Name(), err, out)
+	}
+	if groups, err := node.Groups(n.ID()); err != nil || len(groups) == 0 {
+		t.Errorf("control groups of %s: %q, %v", n.Name(), groups, err)
+	}
+
+	if err := n.Leave(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if groups, err := node.Groups(n.ID()); err != nil || len(groups) > 0 {
+		t.Errorf("%s left control groups: %q, %v", n.Name(), groups, err)
+	}
+	for what, args := range map[string][]string{"processes": {"ps", "-A", "-o", "args="}, "mounts": {"cat", "/proc/self/mountinfo"},
+		"links and routes": {"ip", "route", "show", "table", "all"}, "objects": {"kubectl", "get", "nodes,pods", "-A", "-o", "name"}} {
+		out, err := first.Command(t.Context(), args[0], args[1:]...).CombinedOutput()
+		if err != nil || len(out) == 0 || strings.Contains(string(out), n.Name()) || strings.Contains(string(out), "further") {
+			t.Errorf("%s and %s that it left: %v:\n%s", n.Name(), what, err, out)
+		}
+	}
+	if _, err := os.Stat(n.Dir()); !os.IsNotExist(err) {
+		t.Errorf("%s left %s (%v)", n.Name(), n.Dir(), err)
+	}
+}
+
 // processes are the identifiers, as this process sees them, of all in the node's control groups.
 func processes(t *testing.T, n *node.Node) []string {
 	t.Helper()
-	groups, err := node.Groups(n.ID())
+	groups, err := node.Groups(n.ClusterID())
 	if err != nil {
 		t.Fatal(err)
 	}

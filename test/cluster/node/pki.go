@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
@@ -30,15 +31,23 @@ type identity struct {
 	config    bool     // whether there is to be FILE.kubeconfig as well
 }
 
-var identities = []identity{
-	{file: "kube-apiserver", name: "kube-apiserver", addresses: []string{Address, serviceAPI, "127.0.0.1"},
-		names: []string{"kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost"}},
-	{file: "apiserver-kubelet-client", name: "apiserver-kubelet-client", group: "system:masters"},
-	{file: "admin", name: "admin", group: "system:masters", config: true},
-	{file: "kube-controller-manager", name: "system:kube-controller-manager", config: true},
-	{file: "kube-scheduler", name: "system:kube-scheduler", config: true},
-	{file: "kube-proxy", name: "system:kube-proxy", config: true},
-	{file: "kubelet", name: "system:node:" + Name, group: "system:nodes", addresses: []string{Address}, names: []string{Name}, config: true},
+// identities are those of a node's programs; the first one's are the control plane's, too.
+func (p place) identities() []identity {
+	all := []identity{
+		{file: "kube-proxy", name: "system:kube-proxy", config: true},
+		{file: "kubelet", name: "system:node:" + p.Name(), group: "system:nodes", addresses: []string{p.Address()}, names: []string{p.Name()}, config: true},
+	}
+	if !p.first() {
+		return all
+	}
+	return append(all,
+		identity{file: "kube-apiserver", name: "kube-apiserver", addresses: []string{p.Address(), serviceAPI, "127.0.0.1"},
+			names: []string{"kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost"}},
+		identity{file: "apiserver-kubelet-client", name: "apiserver-kubelet-client", group: "system:masters"},
+		identity{file: "admin", name: "admin", group: "system:masters", config: true},
+		identity{file: "kube-controller-manager", name: "system:kube-controller-manager", config: true},
+		identity{file: "kube-scheduler", name: "system:kube-scheduler", config: true},
+	)
 }
 
 // lifetime of certificates; the clock may differ by as much at the start.
@@ -51,32 +60,65 @@ type authority struct {
 	key  crypto.Signer
 }
 
-// writePKI writes the keys, certificates and kubeconfigs of a cluster into dir.
-func writePKI(dir string) error {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+// writePKI writes a node's keys, certificates and kubeconfigs into dir. The first node begins the
+// cluster's, which the others find in its directory.
+func (p place) writePKI(dir, first string) error {
+	find := readAuthority
+	if p.first() {
+		find = newAuthority
+	}
+	ca, err := find(first)
 	if err != nil {
-		return err
+		return fmt.Errorf("the cluster's authority: %w", err)
 	}
-	ca := authority{dir: dir, key: key}
-	if ca.cert, err = cert.NewSelfSignedCACert(cert.Config{CommonName: "vmfr-node"}, key); err != nil {
-		return err
+	if ca.dir = dir; !p.first() {
+		if err := ca.writeCert("ca", ca.cert); err != nil {
+			return err
+		}
 	}
-	if err := ca.write("ca", ca.cert, key); err != nil {
-		return err
-	}
-	for _, who := range identities {
-		if err := ca.certify(who); err != nil {
+	for _, who := range p.identities() {
+		if err := ca.certify(who, p.control()); err != nil {
 			return fmt.Errorf("%s: %w", who.file, err)
 		}
 	}
-	accounts, err := keyutil.MakeEllipticPrivateKeyPEM()
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(dir, "accounts.key"), accounts, 0o600)
+	return nil
 }
 
-func (a authority) certify(who identity) error {
+// newAuthority makes a cluster's authority, and the key of its service accounts.
+func newAuthority(dir string) (authority, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return authority{}, err
+	}
+	ca := authority{dir: dir, key: key}
+	if ca.cert, err = cert.NewSelfSignedCACert(cert.Config{CommonName: "vmfr-node"}, key); err != nil {
+		return authority{}, err
+	}
+	accounts, err := keyutil.MakeEllipticPrivateKeyPEM()
+	if err != nil {
+		return authority{}, err
+	}
+	return ca, errors.Join(ca.write("ca", ca.cert, key), os.WriteFile(filepath.Join(dir, "accounts.key"), accounts, 0o600))
+}
+
+// readAuthority reads what newAuthority has written.
+func readAuthority(dir string) (authority, error) {
+	key, err := keyutil.PrivateKeyFromFile(filepath.Join(dir, "ca.key"))
+	if err != nil {
+		return authority{}, err
+	}
+	signer, ok := key.(crypto.Signer)
+	if !ok {
+		return authority{}, fmt.Errorf("its key is a %T", key)
+	}
+	certs, err := cert.CertsFromFile(filepath.Join(dir, "ca.crt"))
+	if err != nil {
+		return authority{}, err
+	}
+	return authority{cert: certs[0], key: signer}, nil
+}
+
+func (a authority) certify(who identity, control place) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err
@@ -105,7 +147,7 @@ func (a authority) certify(who identity) error {
 	if err := a.write(who.file, signed, key); err != nil || !who.config {
 		return err
 	}
-	return a.writeKubeconfig(who.file)
+	return a.writeKubeconfig(who.file, control.Address())
 }
 
 // write writes FILE.crt and FILE.key.
@@ -114,9 +156,11 @@ func (a authority) write(file string, c *x509.Certificate, key crypto.Signer) er
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(a.dir, file+".key"), pem, 0o600); err != nil {
-		return err
-	}
+	return errors.Join(os.WriteFile(filepath.Join(a.dir, file+".key"), pem, 0o600), a.writeCert(file, c))
+}
+
+// writeCert writes FILE.crt.
+func (a authority) writeCert(file string, c *x509.Certificate) error {
 	certs, err := cert.EncodeCertificates(c)
 	if err != nil {
 		return err
@@ -124,8 +168,8 @@ func (a authority) write(file string, c *x509.Certificate, key crypto.Signer) er
 	return os.WriteFile(filepath.Join(a.dir, file+".crt"), certs, 0o644)
 }
 
-// writeKubeconfig writes FILE.kubeconfig, which needs no other file.
-func (a authority) writeKubeconfig(file string) error {
+// writeKubeconfig writes FILE.kubeconfig, which needs no other file, for the API server at an address.
+func (a authority) writeKubeconfig(file, address string) error {
 	var b [3][]byte
 	for i, name := range []string{"ca.crt", file + ".crt", file + ".key"} {
 		var err error
@@ -134,7 +178,7 @@ func (a authority) writeKubeconfig(file string) error {
 		}
 	}
 	return clientcmd.WriteToFile(clientcmdapi.Config{
-		Clusters:       map[string]*clientcmdapi.Cluster{"node": {Server: fmt.Sprintf("https://%s:%d", Address, apiPort), CertificateAuthorityData: b[0]}},
+		Clusters:       map[string]*clientcmdapi.Cluster{"node": {Server: fmt.Sprintf("https://%s:%d", address, apiPort), CertificateAuthorityData: b[0]}},
 		AuthInfos:      map[string]*clientcmdapi.AuthInfo{file: {ClientCertificateData: b[1], ClientKeyData: b[2]}},
 		Contexts:       map[string]*clientcmdapi.Context{"node": {Cluster: "node", AuthInfo: file}},
 		CurrentContext: "node",

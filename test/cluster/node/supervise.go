@@ -32,7 +32,6 @@ type supervisor struct {
 	began  time.Time
 	report *json.Encoder
 	ended  chan error // one for each program that has ended
-	client *kubernetes.Clientset
 }
 
 // supervise runs in all of the node's namespaces as its second process.
@@ -40,11 +39,8 @@ func supervise(dir string) error {
 	report := os.NewFile(reportFD, "report")
 	unix.CloseOnExec(reportFD)
 	s := &supervisor{dir: dir, began: time.Now(), report: json.NewEncoder(report), ended: make(chan error, 16)}
-	b, err := os.ReadFile(filepath.Join(dir, settingsFile))
-	if err != nil {
-		return err
-	}
-	if err := json.Unmarshal(b, &s.settings); err != nil {
+	var err error
+	if s.settings, err = readSettings(dir); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), startLimit)
@@ -52,7 +48,7 @@ func supervise(dir string) error {
 	if err := s.start(ctx); err != nil {
 		return err
 	}
-	s.say(event{What: "node is up", Up: true})
+	s.say(event{What: s.Name() + " is up", Up: true})
 	_ = report.Close()
 	return <-s.ended
 }
@@ -66,10 +62,10 @@ func (s *supervisor) say(e event) {
 
 // start starts everything, in the order of who needs whom.
 func (s *supervisor) start(ctx context.Context) error {
-	if err := connect(); err != nil {
+	if err := s.connect(); err != nil {
 		return err
 	}
-	if err := writePKI(s.pki("")); err != nil {
+	if err := s.writePKI(s.pki(""), filepath.Join(s.clusterDir(s.dir), "pki")); err != nil {
 		return err
 	}
 	if err := s.configure(); err != nil {
@@ -77,11 +73,18 @@ func (s *supervisor) start(ctx context.Context) error {
 	}
 	g, both := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.startContainers(both) })
-	g.Go(func() error { return s.startControlPlane(both) })
+	g.Go(func() error {
+		if s.first() {
+			if err := s.startControlPlane(both); err != nil {
+				return err
+			}
+		}
+		return s.run("kube-proxy", "--config", s.config("kube-proxy.yaml"))
+	})
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	if err := s.run("kubelet", "--config", s.config("kubelet.yaml"), "--kubeconfig", s.pki("kubelet.kubeconfig"), "--node-ip", Address, "--v=2"); err != nil {
+	if err := s.run("kubelet", "--config", s.config("kubelet.yaml"), "--kubeconfig", s.pki("kubelet.kubeconfig"), "--node-ip", s.Address(), "--v=2"); err != nil {
 		return err
 	}
 	if err := s.await(ctx, "kubelet", s.nodeReady); err != nil {
@@ -110,8 +113,8 @@ func servicesReached(ctx context.Context) error {
 // configure writes the programs' configurations.
 func (s *supervisor) configure() error {
 	values := map[string]string{
-		"Pause": s.Pause, "CNIPlugins": cniPlugins, "Config": configDir(s.dir), "Snapshotter": "overlayfs", "PodCIDR": PodCIDR,
-		"GroupRoot": groupRoot(s.ID), "PKI": s.pki(""), "Node": Name, "ProxyMode": proxyMode(),
+		"Pause": s.Pause, "CNIPlugins": cniPlugins, "Config": configDir(s.dir), "Snapshotter": "overlayfs", "PodCIDR": PodCIDR, "NodePodCIDR": s.podCIDR(),
+		"GroupRoot": groupRoot(s.id()), "PKI": s.pki(""), "Node": s.Name(), "ProxyMode": proxyMode(),
 	}
 	if err := overlayWorks(s.dir); err != nil {
 		values["Snapshotter"] = "native"
@@ -167,7 +170,7 @@ func (s *supervisor) startControlPlane(ctx context.Context) error {
 		"--listen-client-urls", etcd, "--advertise-client-urls", etcd); err != nil {
 		return err
 	}
-	if err := s.run("kube-apiserver", "--etcd-servers", etcd, "--secure-port", fmt.Sprint(apiPort), "--advertise-address", Address,
+	if err := s.run("kube-apiserver", "--etcd-servers", etcd, "--secure-port", fmt.Sprint(apiPort), "--advertise-address", s.Address(),
 		"--service-cluster-ip-range", ServiceCIDR, "--authorization-mode", "Node,RBAC", "--enable-admission-plugins", "NodeRestriction",
 		"--allow-privileged", "--client-ca-file", s.pki("ca.crt"),
 		"--tls-cert-file", s.pki("kube-apiserver.crt"), "--tls-private-key-file", s.pki("kube-apiserver.key"),
@@ -179,16 +182,12 @@ func (s *supervisor) startControlPlane(ctx context.Context) error {
 		"--feature-gates", "SizeBasedListCostEstimate=false"); err != nil {
 		return err
 	}
-	config, err := clientcmd.BuildConfigFromFlags("", s.pki("admin.kubeconfig"))
+	client, err := s.client()
 	if err != nil {
 		return err
 	}
-	config.QPS = -1
-	if s.client, err = kubernetes.NewForConfig(config); err != nil {
-		return err
-	}
 	if err := s.await(ctx, "kube-apiserver", func(ctx context.Context) error {
-		return s.client.Discovery().RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
+		return client.Discovery().RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
 	}); err != nil {
 		return err
 	}
@@ -204,12 +203,26 @@ func (s *supervisor) startControlPlane(ctx context.Context) error {
 			return err
 		}
 	}
-	return s.run("kube-proxy", "--config", s.config("kube-proxy.yaml"))
+	return nil
+}
+
+// client is an administrator's.
+func (s *supervisor) client() (*kubernetes.Clientset, error) {
+	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig(s.clusterDir(s.dir)))
+	if err != nil {
+		return nil, err
+	}
+	config.QPS = -1
+	return kubernetes.NewForConfig(config)
 }
 
 // nodeReady tells why a Pod could not run yet.
 func (s *supervisor) nodeReady(ctx context.Context) error {
-	n, err := s.client.CoreV1().Nodes().Get(ctx, Name, metav1.GetOptions{})
+	client, err := s.client()
+	if err != nil {
+		return err
+	}
+	n, err := client.CoreV1().Nodes().Get(ctx, s.Name(), metav1.GetOptions{})
 	if err != nil {
 		return err
 	}
@@ -221,7 +234,7 @@ func (s *supervisor) nodeReady(ctx context.Context) error {
 	if len(n.Spec.Taints) > 0 {
 		return fmt.Errorf("node has the taint %s", n.Spec.Taints[0].Key)
 	}
-	_, err = s.client.CoreV1().ServiceAccounts("default").Get(ctx, "default", metav1.GetOptions{})
+	_, err = client.CoreV1().ServiceAccounts("default").Get(ctx, "default", metav1.GetOptions{})
 	return err
 }
 
@@ -231,7 +244,7 @@ func (s *supervisor) run(name string, args ...string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	log, err := os.OpenFile(filepath.Join(s.dir, "log", name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	log, err := os.OpenFile(s.logPath(s.dir, name), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
 	}

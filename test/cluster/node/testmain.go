@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -207,22 +208,34 @@ func (c *Cluster) Node(t testing.TB) *Node {
 // shown are the logs of which a failed test shows what was added.
 var shown = []string{"kubelet", "containerd"}
 
-// showLogs shows what the cluster logged and its events, if the test fails.
-func (c *Cluster) showLogs(t testing.TB) {
-	began, before := time.Now().Add(-time.Second), map[string]int64{} // events have whole seconds
-	if c.node != nil {
-		for _, name := range shown {
-			if st, err := os.Stat(c.node.LogPath(name)); err == nil {
-				before[name] = st.Size()
+// logs are the files of the logs that are shown, of all nodes that there are or were, with their
+// sizes in bytes.
+func (c *Cluster) logs() map[string]int64 {
+	sizes := map[string]int64{}
+	if c.node == nil {
+		return sizes
+	}
+	for _, name := range shown {
+		path := c.node.LogPath(name)
+		joined, _ := filepath.Glob(filepath.Join(filepath.Dir(path), "*", filepath.Base(path)))
+		for _, path := range append(joined, path) {
+			if st, err := os.Stat(path); err == nil {
+				sizes[path] = st.Size()
 			}
 		}
 	}
+	return sizes
+}
+
+// showLogs shows what the cluster logged and its events, if the test fails.
+func (c *Cluster) showLogs(t testing.TB) {
+	began, before := time.Now().Add(-time.Second), c.logs() // events have whole seconds
 	t.Cleanup(func() {
 		if !t.Failed() {
 			return
 		}
-		for name, size := range before {
-			t.Logf("the end of %s's log since this test began:\n%s", name, tail(c.node.LogPath(name), size, logTail))
+		for path := range c.logs() {
+			t.Logf("the end of %s since this test began:\n%s", path, tail(path, before[path], logTail))
 		}
 		t.Logf("events since this test began:\n%s", c.events(began))
 	})

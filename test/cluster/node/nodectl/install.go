@@ -21,7 +21,7 @@ const insideEnv = "VMFR_NODECTL_INSIDE"
 func installAll(dir *string) *cobra.Command {
 	return &cobra.Command{
 		Use:   "install",
-		Short: "Install storage with snapshots, an S3 gateway and Velero on the node; up does so, too",
+		Short: "Install storage with snapshots, an S3 gateway and Velero on the cluster; up does so, too",
 		Args:  cli.NoArguments,
 		RunE: func(c *cobra.Command, _ []string) error {
 			n, err := node.Open(*dir)
@@ -37,7 +37,19 @@ func installAll(dir *string) *cobra.Command {
 				return err
 			}
 			config.QPS = -1
-			return install.Cluster{Config: config, Load: n.LoadImage, Log: os.Stderr}.All(c.Context())
+			nodes, err := n.Nodes()
+			if err != nil {
+				return err
+			}
+			load := func(ctx context.Context, archive string) error {
+				for _, n := range nodes {
+					if err := n.LoadImage(ctx, archive); err != nil {
+						return fmt.Errorf("%s: %w", n.Name(), err)
+					}
+				}
+				return nil
+			}
+			return install.Cluster{Config: config, Load: load, Log: os.Stderr}.All(c.Context())
 		},
 	}
 }
