@@ -84,15 +84,8 @@ unit: ## all Go tests; those whose tools are missing are skipped
 	go test ./...
 
 .PHONY: test
-test: deps lint cluster-programs ## install what is needed and run every test: lint, all suites, the race detector, fuzzing
-	VMFR_TEST_REQUIRE=1 go test -timeout 20m $$(go list ./... | grep -v '/test/e2e$$')
-	VMFR_TEST_REQUIRE=1 go test -timeout 40m ./test/e2e
-	@$(MAKE) --no-print-directory binding
-	go vet -tags guestfs ./agent/...
-	VMFR_TEST_REQUIRE=1 go test -tags guestfs -timeout 20m ./agent/guestfs/...
-	VMFR_TEST_REQUIRE=1 go test -tags guestfs -timeout 20m -run 'TestNodeAppliance' ./agent
-	VMFR_TEST_REQUIRE=1 test/race.sh
-	test/fuzz.sh $(FUZZTIME)
+test: ## install what is needed and run every test: lint, all suites, the race detector, fuzzing; tells how long each took
+	@test/all.sh $(FUZZTIME)
 
 .PHONY: race
 race: ## the concurrent packages under the race detector
