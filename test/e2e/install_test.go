@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
@@ -60,7 +62,11 @@ func (w *world) bucketSums(t testing.TB) map[string]string {
 	if w.node == nil {
 		return nil
 	}
-	return sums(t, filepath.Join(w.bucket(), "backups"))
+	dir := filepath.Join(w.bucket(), "backups")
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return nil // no backup was ever made
+	}
+	return sums(t, dir)
 }
 
 // hideFromBucket makes a backup's content vanish from the bucket until restore is called.

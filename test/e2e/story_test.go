@@ -1,7 +1,9 @@
 package e2e
 
 import (
+	"flag"
 	"fmt"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -25,7 +27,40 @@ func TestCluster(t *testing.T) {
 	fixture.NeedRoot(t)
 	fixture.Need(t, "kubectl", "sftp", "scp", "rsync", "curl", "unzip", "tar", "chromium")
 	w := enter(t)
-	web := w.machine(t, cluster.VM{Namespace: "shop", Name: "web", Disks: []cluster.Disk{
+	c := &chapter{w: w, costs: &costs{}}
+	if w.size > 0 {
+		c.costs.add("image, uncompressed: the programs and rsync with its libraries, or -image-archive", fmt.Sprintf("%d MiB", w.size>>20))
+	}
+	if chosen("story") || chosen("faults") {
+		c.prologue(t)
+	}
+	c.costs.memory(t, w, "without a session")
+	for _, test := range []struct {
+		name string
+		run  func(*testing.T)
+	}{
+		{"story", c.story}, {"many", c.many}, {"faults", c.faults},
+	} {
+		if !t.Run(test.name, test.run) && *keep {
+			t.FailNow()
+		}
+	}
+	if *record != "" && !t.Failed() {
+		c.costs.write(t, *record)
+	}
+}
+
+// chosen tells whether -run, as package testing reads it, leaves a chapter in.
+func chosen(chapter string) bool {
+	_, below, _ := strings.Cut(flag.Lookup("test.run").Value.String(), "/")
+	pattern, _, _ := strings.Cut(below, "/")
+	ok, err := regexp.MatchString(pattern, chapter)
+	return ok || err != nil
+}
+
+// prologue makes the machine and its backups, and loses it.
+func (c *chapter) prologue(t *testing.T) {
+	web := c.w.machine(t, cluster.VM{Namespace: "shop", Name: "web", Disks: []cluster.Disk{
 		{Name: "root", DataVolume: true, Filesystem: true, Size: "512Mi"}, {Name: "data", Bus: "scsi", Size: "400Mi"}}})
 
 	g := guest.New(t)
@@ -38,24 +73,7 @@ func TestCluster(t *testing.T) {
 	web.backup(t, snapshot, false)
 	web.lose(t)
 
-	c := &chapter{w: w, web: web, earlier: earlier, later: later, costs: &costs{}}
-	if w.size > 0 {
-		c.costs.add("image, uncompressed: the programs and rsync with its libraries, or -image-archive", fmt.Sprintf("%d MiB", w.size>>20))
-	}
-	c.costs.memory(t, w, "without a session")
-	for _, test := range []struct {
-		name string
-		run  func(*testing.T)
-	}{
-		{"story", c.story}, {"faults", c.faults},
-	} {
-		if !t.Run(test.name, test.run) && *keep {
-			t.FailNow()
-		}
-	}
-	if *record != "" && !t.Failed() {
-		c.costs.write(t, *record)
-	}
+	c.web, c.earlier, c.later = web, earlier, later
 }
 
 // chapter is what the subtests share.
