@@ -20,20 +20,15 @@ demo: build ## build, serve the embedded sample and pull a file from it (needs G
 GUESTFS_GO ?= /usr/share/gocode/src/libguestfs.org/guestfs/guestfs.go
 
 .PHONY: build
-build: ## build bin/vmfr-agent; GUESTFS=1: with libguestfs (needs cgo, libguestfs-dev, golang-guestfs-dev)
-ifeq ($(GUESTFS),1)
-	@$(MAKE) --no-print-directory binding
-	CGO_ENABLED=1 go build -tags guestfs -trimpath -ldflags '$(LDFLAGS)' -o bin/vmfr-agent ./agent
-else
+build: $(if $(filter 1,$(GUESTFS)),agent-guestfs) ## build bin/vmfr-agent; GUESTFS=1: bin/vmfr-agent-guestfs, too (needs cgo, libguestfs-dev, golang-guestfs-dev)
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/vmfr-agent ./agent
-endif
 
 .PHONY: controller
 controller: ## build bin/vmfr-controller; HOLDER_IMAGE=... is the default of its --holder-image
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS) -X main.holderImage=$(HOLDER_IMAGE)' -o bin/vmfr-controller ./controller
 
 .PHONY: agent-guestfs
-agent-guestfs: binding ## build bin/vmfr-agent-guestfs, which the agent of an image starts for libguestfs (needs what GUESTFS=1 needs)
+agent-guestfs: binding ## build bin/vmfr-agent-guestfs, which vmfr-agent starts for libguestfs (needs what GUESTFS=1 needs)
 	CGO_ENABLED=1 go build -tags guestfs -trimpath -ldflags '$(LDFLAGS)' -o bin/vmfr-agent-guestfs ./agent
 
 .PHONY: binding

@@ -14,7 +14,6 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
-	"vmfr/agent/engine"
 	"vmfr/agent/image"
 	"vmfr/agent/sample"
 	"vmfr/agent/tree"
@@ -57,13 +56,19 @@ type openedDisks struct {
 	count    int
 	closers  []func() error
 	story    *sample.Manifest // of --sample
-	fallback engine.Fallback  // nil: none
+	fallback *fallback
 }
 
 func (o *openedDisks) close() {
 	for _, c := range o.closers {
 		_ = c()
 	}
+}
+
+// config is for a command that reads the images itself.
+func (o *openedDisks) config(log *slog.Logger) (worker.Config, error) {
+	e, err := o.fallback.engine(log)
+	return worker.Config{Backups: o.backups, Version: version, Log: log, Fallback: e, NoFallback: o.fallback.none}, err
 }
 
 // open opens everything that the flags name, without looking into it.

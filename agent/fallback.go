@@ -12,63 +12,83 @@ import (
 
 	"vmfr/agent/engine"
 	"vmfr/agent/guestfs"
+	"vmfr/agent/guestfs/sandbox"
 	"vmfr/internal/cli"
 )
 
 // fallbackFlags are those of the engine that reads what no native one does.
 type fallbackFlags struct {
+	applianceFlags
 	keyFiles []string
-	off      bool
-	max      int
 }
 
 func (f *fallbackFlags) register(flags *pflag.FlagSet) {
+	f.applianceFlags.register(flags)
 	flags.StringArrayVar(&f.keyFiles, "key-file", nil, "the passphrase of an encrypted volume (LUKS, BitLocker), `[DISK=]FILE` (mode 0600); repeatable")
-	flags.IntVar(&f.max, "max-appliances", 0, "run at most `N` libguestfs appliances at a time, one for each backup (default: by memory, 1 to 4)")
-}
-
-// registerOff is for the commands that serve; inspect has a --no-fallback of its own, which
-// starts nothing and still tells what is left to libguestfs.
-func (f *fallbackFlags) registerOff(flags *pflag.FlagSet) {
-	flags.BoolVar(&f.off, "no-fallback", false, "read with the native engines only, never through libguestfs")
 }
 
 // fallbackHelp explains them.
 const fallbackHelp = `What no native engine reads (btrfs, exFAT, LUKS, BitLocker, RAID, thin volumes) is read through libguestfs, which
-  boots a small virtual machine for a backup when somebody opens such a folder. It needs a build with
-  libguestfs, about 900 MiB of memory and some seconds with KVM, up to a minute without.
+  boots a small virtual machine for a backup when somebody opens such a folder. It needs the program
+  vmfr-agent-guestfs (see --guestfs), about 900 MiB of memory and some seconds with KVM, up to a minute without.
   --key-file gives passphrases; DISK (or BACKUP/DISK) says which disk's, else all are tried on all.`
 
-// errNoFallbackKeys refuses keys that nothing would use.
-var errNoFallbackKeys = errors.New("--key-file: encrypted volumes are read through libguestfs, which --no-fallback turns off")
+// fallback is what the flags come to.
+type fallback struct {
+	helperProgram     // where none is empty
+	max           int // appliances at a time; 0: by memory
+	keys          []guestfs.Key
+	none          string // why there is none, and what to do
+	wanted        bool   // the user has asked for it
+}
 
-// open returns the engine, or nil where this build has none or it is not wanted.
-func (f *fallbackFlags) open(has func(backup, disk string) bool, names []string, log *slog.Logger) (engine.Fallback, error) {
-	if f.max < 0 {
-		return nil, cli.Usagef("--max-appliances %d: give a positive number, or 0 for as many as the memory allows", f.max)
+// open finds what is needed, and starts nothing.
+func (f *fallbackFlags) open(has func(backup, disk string) bool, names []string, log *slog.Logger) (*fallback, error) {
+	if err := f.check(); err != nil {
+		return nil, err
 	}
-	if f.off || !guestfs.Available() {
-		switch {
-		case len(f.keyFiles) == 0:
-			return nil, nil
-		case f.off:
-			return nil, cli.UsageError{Err: errNoFallbackKeys}
-		}
-		return nil, cli.Usagef("--key-file: %w", guestfs.ErrUnavailable)
+	o := &fallback{max: f.max, wanted: f.program != guestfsAuto || len(f.keyFiles) > 0}
+	var err error
+	switch o.helperProgram, err = f.find(); {
+	case f.program == off:
+		o.none = "libguestfs reads this, and is turned off (--guestfs off)."
+	case err != nil && f.program != guestfsAuto:
+		return nil, fmt.Errorf("--guestfs: %w", err)
+	case err != nil:
+		log.Debug("libguestfs is not used", "reason", err)
+		o.none = "libguestfs reads this, for which " + helperName + " must lie beside vmfr-agent (`make build GUESTFS=1` builds both), or use the container image."
 	}
-	o := guestfs.Options{Max: f.max, Log: log}
+	if o.none != "" && len(f.keyFiles) > 0 {
+		return nil, cli.Usagef("--key-file: %s", strings.TrimSuffix(o.none, "."))
+	}
 	for _, arg := range f.keyFiles {
 		keys, err := readKeys(arg, has, names)
 		if err != nil {
 			return nil, err
 		}
-		o.Keys = append(o.Keys, keys...)
+		o.keys = append(o.keys, keys...)
 	}
-	fb, err := guestfs.New(o)
+	return o, nil
+}
+
+// atOnce is how many appliances may run at a time.
+func (f *fallback) atOnce() int {
+	if f.max > 0 {
+		return f.max
+	}
+	return sandbox.AppliancesFor(sandbox.Need(len(f.keys) > 0), sandbox.AvailableMemory())
+}
+
+// engine is for a command that reads the images itself: helpers are its children. Nil where there is none.
+func (f *fallback) engine(log *slog.Logger) (engine.Fallback, error) {
+	if f.none != "" {
+		return nil, nil
+	}
+	e, err := guestfs.New(guestfs.Options{Command: []string{f.program, sandbox.Argument}, Keys: f.keys, Max: f.max, Log: log})
 	if err != nil {
-		return nil, err // not fb: a nil pointer in an interface is not nil
+		return nil, err // not e: a nil pointer in an interface is not nil
 	}
-	return fb, nil
+	return e, nil
 }
 
 // keyVariants are the keys that a file's content may stand for. A newline at its end is tried

@@ -45,7 +45,7 @@ func inspectCommand() *cobra.Command {
 		Long: "Shows for every backup the operating systems and what their fstabs mount, where; for every disk\n" +
 			"its format and size, the partition table, and for every volume the file system, label, UUID, size,\n" +
 			"use, the state of its journal and all warnings. What no native engine reads is opened too, which\n" +
-			"starts a small virtual machine for each backup that needs it, unless --no-fallback is given.\n\n" +
+			"starts a small virtual machine for each backup that needs it, unless --guestfs off is given.\n\n" +
 			"With --walk it also reads every file: a backup proven readable. It prints how many objects and\n" +
 			"bytes there are, what cannot be read and why, and the SHA-256 of a listing of everything (type,\n" +
 			"mode, owner, size, times, link targets, extended attributes, SHA-256 of the content). The same\n" +
@@ -89,7 +89,11 @@ func (f *inspectFlags) run(c *cobra.Command) error {
 	}
 	defer opened.close()
 	worker.LimitMemory(opened.count)
-	disks, err := worker.Open(c.Context(), worker.Config{Backups: opened.backups, Version: version, Fallback: opened.fallback})
+	cfg, err := opened.config(log)
+	if err != nil {
+		return err
+	}
+	disks, err := worker.Open(c.Context(), cfg)
 	if err != nil {
 		return interrupted(c.Context(), err)
 	}

@@ -41,20 +41,22 @@ func mountCommand() *cobra.Command {
 			defer opened.close()
 			worker.LimitMemory(opened.count)
 			m.dir = args[0]
-			return worker.Run(c.Context(), worker.Config{
-				Backups: opened.backups, Fallback: opened.fallback, Version: version, Log: log, Mount: m.config(),
-				Ready: func(t *tree.Tree) error {
-					readable, partial, unreadable := tree.Summary(t.Backups())
-					_, err := fmt.Fprintf(c.OutOrStdout(), "mounted at %s: %d readable, %d partly readable, %d unreadable disks; README.txt there tells more\n",
-						shellQuote(filepath.Clean(m.dir)), readable, partial, unreadable)
-					return err
-				},
-			})
+			cfg, err := opened.config(log)
+			if err != nil {
+				return err
+			}
+			cfg.Mount = m.config()
+			cfg.Ready = func(t *tree.Tree) error {
+				readable, partial, unreadable := tree.Summary(t.Backups())
+				_, err := fmt.Fprintf(c.OutOrStdout(), "mounted at %s: %d readable, %d partly readable, %d unreadable disks; README.txt there tells more\n",
+					shellQuote(filepath.Clean(m.dir)), readable, partial, unreadable)
+				return err
+			}
+			return worker.Run(c.Context(), cfg)
 		},
 	}
 	c.Flags().SortFlags = false
 	disks.register(c.Flags())
-	disks.fallback.registerOff(c.Flags())
 	m.register(c.Flags())
 	log.Register(c.Flags())
 	return c

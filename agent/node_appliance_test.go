@@ -28,14 +28,22 @@ const passphrase = "correct horse battery staple"
 // withGuestfs builds the helper's program and an appliance, and starts the agent again with them.
 func (c *cell) withGuestfs(tags string, args ...string) {
 	c.t.Helper()
-	dir := c.t.TempDir()
-	program := filepath.Join(dir, "vmfr-agent-guestfs")
+	c.restart(append([]string{"--guestfs", guestfsProgram(c.t, tags)}, args...)...)
+}
+
+// guestfsProgram builds the helper's program, once for all tests.
+func guestfsProgram(t testing.TB, tags string) string {
+	t.Helper()
+	program := filepath.Join(filepath.Dir(agent), strings.ReplaceAll(tags, " ", "-"))
+	if _, err := os.Stat(program); err == nil {
+		return program
+	}
 	build := exec.Command("go", "build", "-tags", tags, "-o", program, ".")
 	build.Env = append(os.Environ(), "CGO_ENABLED=1")
 	if out, err := build.CombinedOutput(); err != nil {
-		c.t.Fatalf("%v\n%s", err, out)
+		t.Fatalf("%v\n%s", err, out)
 	}
-	c.restart(append([]string{"--guestfs", program}, args...)...)
+	return program
 }
 
 // restart ends the agent and starts it again.
@@ -46,20 +54,23 @@ func (c *cell) restart(args ...string) {
 	c.start()
 }
 
-// appliance makes what libguestfs boots, as libguestfs itself has it made.
+// appliance makes what libguestfs boots, as libguestfs itself has it made, once for all tests.
 func appliance(t testing.TB) string {
 	t.Helper()
+	dir := filepath.Join(filepath.Dir(agent), "appliance")
+	if _, err := os.Stat(filepath.Join(dir, "README.fixed")); err == nil {
+		return dir
+	}
 	fixture.Need(t, "supermin", "qemu-system-x86_64")
 	libraries, err := filepath.Glob("/usr/lib/*/guestfs/supermin.d")
 	if err != nil || len(libraries) != 1 {
 		t.Fatalf("libguestfs' parts: %q, %v", libraries, err)
 	}
-	dir := filepath.Join(t.TempDir(), "appliance")
 	fixture.Run(t, "supermin", "--build", "--copy-kernel", "-f", "ext2", "--host-cpu", "x86_64", libraries[0], "-o", dir)
-	if err := os.WriteFile(filepath.Join(dir, "README.fixed"), nil, 0o644); err != nil {
+	if err := os.Chmod(filepath.Join(dir, "kernel"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Chmod(filepath.Join(dir, "kernel"), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "README.fixed"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	return dir
@@ -73,8 +84,7 @@ type guestDisks struct {
 
 const folders = 64
 
-func makeGuestDisks(c *cell) guestDisks {
-	t := c.t
+func makeGuestDisks(t testing.TB) guestDisks {
 	fixture.Need(t, "mkfs.btrfs")
 	var d guestDisks
 	src := t.TempDir()
@@ -118,7 +128,7 @@ func (r *restore) metadata(backup string) (tree.BackupReport, error) {
 // TestNodeAppliance: what only libguestfs reads is served by a node's agent.
 func TestNodeAppliance(t *testing.T) {
 	c := newCell(t)
-	d := makeGuestDisks(c)
+	d := makeGuestDisks(t)
 	c.env = append(c.env, "LIBGUESTFS_PATH="+appliance(t))
 	modes := []api.Mode{api.Filesystem, api.Filesystem, api.Filesystem, api.Filesystem}
 	a := c.newRestore("a", map[string][]api.Mode{"nightly": modes})
@@ -141,7 +151,7 @@ func TestNodeAppliance(t *testing.T) {
 	a.ready()
 	b.ready()
 	t.Run("files", func(t *testing.T) { c.t = t; filesOfAppliance(c, a, d) })
-	t.Run("confined", func(t *testing.T) { c.t = t; confinedHelper(c) })
+	t.Run("confined", func(t *testing.T) { confinedHelper(t, c.agent.cmd.Process.Pid, "19000") })
 	t.Run("killed", func(t *testing.T) { c.t = t; killedHelper(c, a) })
 	t.Run("limit", func(t *testing.T) { c.t = t; oneAppliance(c, a, b) })
 	t.Run("deleted", func(t *testing.T) { c.t = t; deletedWhileBooting(c, a) })
@@ -219,9 +229,9 @@ func filesOfAppliance(c *cell, r *restore, d guestDisks) {
 	})
 }
 
-// helpers are the processes below the agent that are an appliance's, helper first.
-func helpers(c *cell) (helper, qemu int) {
-	for _, p := range below(c.agent.cmd.Process.Pid) {
+// helpers are the processes below an agent that are an appliance's, helper first.
+func helpers(agent int) (helper, qemu int) {
+	for _, p := range below(agent) {
 		comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", p))
 		switch name := strings.TrimSpace(string(comm)); {
 		case strings.HasPrefix(name, "qemu"):
@@ -246,19 +256,18 @@ func below(pid int) (all []int) {
 	return all
 }
 
-// confinedHelper looks at a running helper and its qemu from outside.
-func confinedHelper(c *cell) {
-	t := c.t
-	helper, qemu := helpers(c)
+// confinedHelper looks at an agent's running helper and its qemu from outside; uid is how their user ids begin.
+func confinedHelper(t *testing.T, agent int, uid string) {
+	helper, qemu := helpers(agent)
 	if helper == 0 || qemu == 0 {
-		t.Fatalf("helper %d, qemu %d\n%s", helper, qemu, c.agent.log)
+		t.Fatalf("helper %d, qemu %d", helper, qemu)
 	}
 	for _, pid := range []int{helper, qemu} {
 		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, want := range []string{"CapPrm:\t0000000000000000\n", "CapEff:\t0000000000000000\n", "CapBnd:\t0000000000000000\n", "NoNewPrivs:\t1\n", "Seccomp:\t2\n", "Uid:\t19000"} {
+		for _, want := range []string{"CapPrm:\t0000000000000000\n", "CapEff:\t0000000000000000\n", "CapBnd:\t0000000000000000\n", "NoNewPrivs:\t1\n", "Seccomp:\t2\n", "Uid:\t" + uid} {
 			if !strings.Contains(string(b), want) {
 				t.Errorf("process %d: not %q:\n%s", pid, want, b)
 			}
@@ -324,7 +333,7 @@ func booted(t testing.TB, f func() error) {
 // killedHelper: who lists while the helper dies is told; later the same works again.
 func killedHelper(c *cell, r *restore) {
 	t := c.t
-	helper, qemu := helpers(c)
+	helper, qemu := helpers(c.agent.cmd.Process.Pid)
 	if err := unix.Kill(helper, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
@@ -343,7 +352,7 @@ func killedHelper(c *cell, r *restore) {
 	})
 	c.agent.waitLog("libguestfs ended")
 	booted(t, func() error { return r.list("disk0/d1") })
-	if now, _ := helpers(c); now == helper || now == 0 {
+	if now, _ := helpers(c.agent.cmd.Process.Pid); now == helper || now == 0 {
 		t.Errorf("the helper is %d, and was %d", now, helper)
 	}
 }
@@ -376,15 +385,15 @@ func oneAppliance(c *cell, a, b *restore) {
 // deletedWhileBooting: nothing is left of a session that ends while its appliance boots.
 func deletedWhileBooting(c *cell, r *restore) {
 	t := c.t
-	_, before := helpers(c)
+	_, before := helpers(c.agent.cmd.Process.Pid)
 	go func() { _ = r.list("disk0/d60") }()
 	booted(t, func() error {
-		if _, qemu := helpers(c); qemu == 0 || qemu == before {
+		if _, qemu := helpers(c.agent.cmd.Process.Pid); qemu == 0 || qemu == before {
 			return fmt.Errorf("no appliance boots\n%s", c.agent.log)
 		}
 		return nil
 	})
-	helper, qemu := helpers(c)
+	helper, qemu := helpers(c.agent.cmd.Process.Pid)
 	for _, h := range r.holders {
 		h.kill(unix.SIGTERM)
 	}

@@ -21,6 +21,15 @@ type ready struct {
 	SSH   *readySSH   `json:"ssh,omitempty"`
 	HTTPS *readyHTTPS `json:"https,omitempty"`
 	Mount string      `json:"mount,omitempty"` // absolute
+
+	Sandbox readySandbox `json:"sandbox"`
+}
+
+// readySandbox tells in what images are read.
+type readySandbox struct {
+	On bool `json:"on"` // in a process without rights, files and network
+	// Missing are the layers that could not be set up; where it is not on, why.
+	Missing []string `json:"missing,omitempty"`
 }
 
 type readySSH struct {
@@ -62,6 +71,7 @@ func (s *serving) newReady() ready {
 			r.Mount = abs
 		}
 	}
+	r.Sandbox = s.sandbox
 	return r
 }
 
@@ -124,6 +134,13 @@ func (r ready) writeText(w io.Writer, disks, path string, story *sample.Manifest
 	}
 	if r.SSH != nil {
 		fmt.Fprintf(&b, "\nThe SSH server's key has the fingerprint %s.\n", r.SSH.Fingerprint)
+	}
+	switch missing := strings.Join(r.Sandbox.Missing, "; "); {
+	case missing == "" || os.Geteuid() != 0: // not something that such a user could change
+	case r.Sandbox.On:
+		fmt.Fprintf(&b, "\nThe sandbox that images are read in lacks a layer: %s.\n", missing)
+	default:
+		fmt.Fprintf(&b, "\nImages are read without a sandbox, with all rights of this user: %s.\n", missing)
 	}
 	b.WriteString("\nCtrl-C ends it.\n")
 	_, err := io.WriteString(w, b.String())

@@ -41,10 +41,13 @@ func (s sandboxFlag) run(ctx context.Context, v *serving) error {
 	var none errNoSandbox
 	if s != sandboxOff {
 		var err error
-		if b, err = newSandboxed(v); err != nil { // in the time that it takes to start, keys are made
-			none.why = err
-		} else {
+		b, err = newSandboxed(v) // in the time that it takes to start, keys are made
+		switch {
+		case err == nil:
 			defer b.close()
+		case !errors.As(err, &none):
+			v.closeRecords()
+			return err
 		}
 	}
 	err := v.prepare()
@@ -58,6 +61,10 @@ func (s sandboxFlag) run(ctx context.Context, v *serving) error {
 	if s == sandboxOn {
 		v.closeRecords()
 		return fmt.Errorf("--sandbox on: %w", none)
+	}
+	v.sandbox.Missing = []string{"--sandbox off"}
+	if none.why != nil {
+		v.sandbox.Missing = []string{none.why.Error()}
 	}
 	return v.here(ctx, func() {
 		level := slog.LevelWarn

@@ -55,7 +55,10 @@ type sandboxed struct {
 	*serving
 	spawner *spawn.Spawner
 	first   *spawn.Worker // started ahead; nil: used
-	bare    sync.Once
+	// appliances are for what no native engine reads; nil: there are none, and noAppliance says why.
+	appliances  *appliances
+	noAppliance string
+	bare        sync.Once
 
 	// What the workers' images asked for, by image and name. Only the first worker that opens all of
 	// them may ask for more: from then on it reads what the guest wrote.
@@ -64,20 +67,30 @@ type sandboxed struct {
 	served bool // a worker was ready
 }
 
-// newSandboxed starts a worker, which makes its sandbox while the caller does other things. The
-// error tells why there can be none.
+// newSandboxed starts a worker, which makes its sandbox while the caller does other things. An
+// errNoSandbox tells why there can be none.
 func newSandboxed(s *serving) (*sandboxed, error) {
 	if err := sandbox.Check(); err != nil {
-		return nil, err
+		return nil, errNoSandbox{err}
 	}
-	if s.disks.fallback != nil {
-		return nil, errors.New("libguestfs is started by the process that reads the images; --no-fallback does without it")
+	b := &sandboxed{serving: s, spawner: spawn.New(), asked: map[session.Beside]bool{}, noAppliance: s.disks.fallback.none}
+	if f := s.disks.fallback; f.none == "" {
+		err := f.check()
+		switch {
+		case err == nil:
+			b.appliances = newAppliances(f, b.spawner, s.log)
+		case f.wanted:
+			b.spawner.Close()
+			return nil, fmt.Errorf("libguestfs cannot run in a jail: %w, and --sandbox off reads without one", err)
+		default:
+			s.log.Info("libguestfs is not used", "reason", err)
+			b.noAppliance = "libguestfs reads this, and in the sandbox only with an appliance that was made before: `libguestfs-make-fixed-appliance " + f.appliance + "` makes one."
+		}
 	}
-	b := &sandboxed{serving: s, spawner: spawn.New(), asked: map[session.Beside]bool{}}
 	var err error
 	if b.first, err = b.start(); err != nil {
 		b.spawner.Close()
-		return nil, err
+		return nil, errNoSandbox{err}
 	}
 	return b, nil
 }
@@ -95,13 +108,17 @@ func (b *sandboxed) start() (*spawn.Worker, error) {
 	})
 }
 
-// close ends what was started ahead, and the thread.
+// close ends what was started ahead, waits for the appliances of workers that have ended, and ends
+// the thread.
 func (b *sandboxed) close() {
 	if w := b.first; w != nil {
 		_ = w.Process().Kill()
 		_ = w.Conn.Close()
 		_ = w.Log.Close()
 		_ = w.Wait()
+	}
+	if b.appliances != nil {
+		b.appliances.wg.Wait()
 	}
 	b.spawner.Close()
 }
@@ -206,7 +223,13 @@ func (l *life) feed() error {
 	m := &session.Local{
 		Version: version, Listeners: session.Listeners{SSH: l.listeners.ssh != nil, HTTPS: l.listeners.https != nil},
 		DefaultPermissions: l.flags.mount.defaultPermissions, Credentials: l.credentials, IdleTimeout: l.flags.ssh.idleTimeout,
-		LogFormat: l.flags.log.Format, LogLevel: l.flags.log.Level, Audit: l.records != nil, Person: !l.flags.json, UTCOffset: offset,
+		NoAppliance: l.noAppliance, LogFormat: l.flags.log.Format, LogLevel: l.flags.log.Level, Audit: l.records != nil, Person: !l.flags.json, UTCOffset: offset,
+	}
+	if a := l.appliances; a != nil {
+		m.Appliances = cap(a.uids)
+		for _, k := range a.keys {
+			m.DiskKeys = append(m.DiskKeys, session.DiskKey{Disk: k.Disk, Secret: k.Secret})
+		}
 	}
 	var files, ours []*os.File
 	defer func() {

@@ -31,13 +31,19 @@ func (l *life) listen() error {
 		case m.Sealed != nil && !l.sealed:
 			l.sealed = true
 			l.log.open()
+			l.sandbox = readySandbox{On: true}
+			for _, layer := range m.Sealed.Weaker {
+				l.sandbox.Missing = append(l.sandbox.Missing, printable(layer))
+			}
 			l.bare.Do(func() {
-				for _, layer := range m.Sealed.Weaker {
+				for _, layer := range l.sandbox.Missing {
 					l.serving.log.Warn("a layer of the worker's sandbox is missing", "layer", layer)
 				}
 			})
 		case m.Beside != nil && l.sealed:
 			err = l.answer(l.beside(*m.Beside))
+		case m.Appliance != nil && l.sealed:
+			err = l.lend(m.Appliance)
 		case m.Opened != nil:
 			l.opened = true
 		case m.Ready != nil && l.sealed:

@@ -142,6 +142,9 @@ func TestSandboxMissing(t *testing.T) {
 			if out, err := s.curl("/files/backups/nightly-0412/rootdisk/etc/hostname"); err != nil || out != "webshop\n" {
 				t.Errorf("%q, %v", out, err)
 			}
+			if b := s.Sandbox; b.On || len(b.Missing) != 1 || !strings.Contains(b.Missing[0], test.want) {
+				t.Errorf("who starts it is told %+v", b)
+			}
 			if code := s.stop(); code != 0 {
 				t.Errorf("exit code %d", code)
 			}

@@ -74,7 +74,6 @@ func serveCommand() *cobra.Command {
 	flags := c.Flags()
 	flags.SortFlags = false
 	f.disks.register(flags)
-	f.disks.fallback.registerOff(flags)
 	flags.StringVar(&f.listenSSH, "listen-ssh", "127.0.0.1:2222", "`ADDRESS:PORT` for SFTP, scp and rsync; port 0: any free one; off: none")
 	flags.StringVar(&f.listenHTTPS, "listen-https", "127.0.0.1:8443", "`ADDRESS:PORT` for HTTPS; port 0: any free one; off: none")
 	flags.StringVar(&f.user, "user", "oadp", "the `NAME` that clients log in with")
@@ -111,6 +110,7 @@ type serving struct {
 	records     *os.File // the audit log; nil: none
 	access      access
 	credentials session.Credentials
+	sandbox     readySandbox
 	// getCertificate is of the user's own certificate; nil: the one of the credentials.
 	getCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 }
@@ -147,12 +147,15 @@ func (f *serveFlags) run(c *cobra.Command) error {
 
 // here serves in this process.
 func (s *serving) here(ctx context.Context, told func()) error {
-	cfg := worker.Config{Backups: s.disks.backups, Fallback: s.disks.fallback, Version: version, Log: s.log, Mount: s.flags.mount.config()}
+	cfg, err := s.disks.config(s.log)
+	if err != nil {
+		return err
+	}
+	cfg.Mount = s.flags.mount.config()
 	if s.records != nil {
 		cfg.Audit = audit.To(s.records)
 		defer func() { closeAudit(cfg.Audit, s.log) }()
 	}
-	var err error
 	if s.listeners.ssh != nil {
 		if cfg.SSH, err = sshOf(&s.credentials, s.listeners.ssh, func(error) {}); err != nil {
 			return err

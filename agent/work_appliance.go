@@ -30,7 +30,7 @@ const (
 	reportPeriod = 2 * time.Second
 )
 
-// lender gets libguestfs' helpers from the supervisor, one at a time.
+// lender gets libguestfs' helpers from the supervisor, or serve, one at a time.
 type lender struct {
 	conn     *session.Conn
 	turn     chan struct{} // holds one token: whoever has it may ask
@@ -58,9 +58,7 @@ func (a *assignment) appliances(conn *session.Conn, log *slog.Logger) (*lender, 
 	if a.NoAppliance != "" {
 		return nil, nil
 	}
-	l := &lender{conn: conn, turn: make(chan struct{}, 1), had: map[string]bool{}}
-	l.turn <- struct{}{}
-	o := guestfs.Options{Log: log, Lend: l.lend, KeySource: keySecret}
+	o := guestfs.Options{Log: log, KeySource: keySecret}
 	for _, name := range slices.Sorted(maps.Keys(a.Credentials.DiskKeys)) {
 		for _, k := range keyVariants("", a.Credentials.DiskKeys[name]) {
 			if err := k.Check(); err != nil {
@@ -70,6 +68,14 @@ func (a *assignment) appliances(conn *session.Conn, log *slog.Logger) (*lender, 
 			o.Keys = append(o.Keys, k)
 		}
 	}
+	return newLender(conn, o)
+}
+
+// newLender makes the engine that asks whoever is at the other end of conn.
+func newLender(conn *session.Conn, o guestfs.Options) (*lender, error) {
+	l := &lender{conn: conn, turn: make(chan struct{}, 1), had: map[string]bool{}}
+	l.turn <- struct{}{}
+	o.Lend = l.lend
 	var err error
 	l.fallback, err = guestfs.New(o)
 	return l, err

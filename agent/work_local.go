@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vmfr/agent/audit"
+	"vmfr/agent/guestfs"
 	"vmfr/agent/image"
 	"vmfr/agent/jail"
 	"vmfr/agent/session"
@@ -62,6 +63,7 @@ func workLocal(conn *session.Conn, weaker []string, _ *slog.Logger) error {
 		return p.ended(err)
 	}
 	go p.obey(cancel)
+	cfg.Fallback, cfg.NoFallback = p.lender.engine(), a.NoAppliance
 	cfg.Opened = func() error { return conn.Send(&session.Message{Opened: &session.Opened{}}, tellLimit) }
 	cfg.Ready = func(t *tree.Tree) error {
 		r := &session.Ready{}
@@ -87,6 +89,7 @@ func receiveLocal(conn *session.Conn) (*session.Message, error) {
 // parent is the worker's side of its connection to serve.
 type parent struct {
 	conn    *session.Conn
+	lender  *lender // nil: there are no appliances
 	asking  sync.Mutex
 	answers chan *session.Message
 	renewed atomic.Pointer[tls.Certificate] // nil: not yet
@@ -145,7 +148,14 @@ func (p *parent) config(a *session.Local, files []*os.File, log *slog.Logger) (c
 	if a.Audit {
 		cfg.Audit = audit.New(p)
 	}
-	return cfg, nil
+	if a.Appliances > 0 {
+		o := guestfs.Options{Log: log, Max: a.Appliances}
+		for _, k := range a.DiskKeys {
+			o.Keys = append(o.Keys, guestfs.Key{Disk: k.Disk, Secret: k.Secret})
+		}
+		p.lender, err = newLender(p.conn, o)
+	}
+	return cfg, err
 }
 
 // images takes the disks.
@@ -202,6 +212,7 @@ func (p *parent) obey(end context.CancelFunc) {
 		switch {
 		case err != nil:
 			os.Exit(0)
+		case p.lender.obey(m):
 		case m.Drain != nil:
 			end()
 		case m.Answer != nil:

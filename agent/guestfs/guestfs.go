@@ -22,6 +22,7 @@ package guestfs
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -77,7 +78,8 @@ type Options struct {
 
 	// Lend asks another process for a helper for a backup of so many disks; nil: helpers are
 	// children of this process. It says what it waits for, waits as long as it has to, within
-	// ctx, and is called for one backup at a time. Command, Dir, CacheDir and Max are of no use then.
+	// ctx, and is called for one backup at a time. Command, Dir and CacheDir are of no use then, and
+	// without Max the other process alone says how many there may be.
 	Lend func(ctx context.Context, backup string, disks int, waiting func(string)) (*Helper, error)
 	// KeySource is where keys come from, for people; empty: --key-file.
 	KeySource string
@@ -113,7 +115,7 @@ func New(o Options) (*Fallback, error) {
 		}
 	}
 	if o.Lend != nil {
-		return &Fallback{opts: o, pool: newPool(math.MaxInt)}, nil
+		return &Fallback{opts: o, pool: newPool(cmp.Or(o.Max, math.MaxInt))}, nil
 	}
 	if o.Command == nil {
 		if !Available() {

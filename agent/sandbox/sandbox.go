@@ -60,7 +60,7 @@ type Options struct {
 }
 
 // ErrDynamic tells that this program needs files to start, which an empty root does not have.
-var ErrDynamic = errors.New("this build of the program is dynamically linked and cannot run in an empty root directory; build it with CGO_ENABLED=0")
+var ErrDynamic = errors.New("this build of the program is dynamically linked and cannot run in an empty root directory; use the static one of `make build`")
 
 // Check tells whether this program can be started in a sandbox.
 func Check() error {

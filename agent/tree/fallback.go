@@ -276,5 +276,5 @@ func (c *Config) advice(v *openedVolume, err error) string {
 
 const (
 	keySource   = "--key-file"
-	buildAdvice = "A vmfr-agent built with libguestfs (tag guestfs) reads this, unless --no-fallback forbids it."
+	buildAdvice = "libguestfs reads this, and is not used here."
 )

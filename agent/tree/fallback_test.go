@@ -342,10 +342,10 @@ func TestContainers(t *testing.T) {
 	}
 }
 
-// TestNoFallback says which build reads it, and inspect's --no-fallback leaves it pending.
+// TestNoFallback says what would read it.
 func TestNoFallback(t *testing.T) {
 	tr := newTree(t, leave(stub{}), Backup{Name: "b", Disks: []Disk{disk("d", "btrfs")}})
-	if s := read(t, tr, "/backups/b/d/ERROR.txt"); !strings.Contains(s, "tag guestfs") || tr.Dynamic() {
+	if s := read(t, tr, "/backups/b/d/ERROR.txt"); !strings.Contains(s, "libguestfs reads this") || tr.Dynamic() {
 		t.Error(s)
 	}
 }
