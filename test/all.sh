@@ -99,7 +99,7 @@ appliances() {
   run 'binding' make --no-print-directory binding &&
     run 'vet, with libguestfs' go vet -tags guestfs ./agent/... &&
     run 'libguestfs' go test -tags guestfs -timeout 20m ./agent/guestfs/... &&
-    run 'libguestfs on a node' go test -tags guestfs -timeout 20m -run TestNodeAppliance ./agent &&
+    run 'libguestfs on a node' go test -tags guestfs -timeout 20m -run 'TestNodeAppliance|TestServeAppliance' ./agent &&
     run 'race detector' test/race.sh
 }
 
