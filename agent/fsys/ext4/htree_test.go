@@ -58,7 +58,7 @@ func TestUnrecordedHashSign(t *testing.T) {
 		img := fixture.Ext4(t, "", 32<<20, "-b", "1024")
 		commands(t, img, []string{"debugfs -w -R ssv\tflags\t" + flag + " IMG"})
 		dir := fixture.Mount(t, img, "ext4", "rw,noatime,barrier=0", 0, 0)
-		p := &populator{t: t, root: dir, bs: 1024}
+		p := newPopulator(t, dir, 1024)
 		p.directories()
 		want := fixture.Manifest(t, dir)
 		fixture.Unmount(t, dir)

@@ -2,7 +2,6 @@ package ext4
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -12,162 +11,43 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"vmfr/agent/fsys/fsystest"
 )
 
 // populate fills a directory of a mounted file system with one object of each kind that it takes.
-// What the file system refuses (a long link, a large attribute, punching) is left out: the kernel's
-// own listing is the oracle anyway.
 func populate(t testing.TB, root string, blockSize int) {
 	t.Helper()
-	p := &populator{t: t, root: root, bs: blockSize, rng: rand.New(rand.NewPCG(3, 4))}
-	p.files()
-	p.sparse()
-	p.links()
-	p.nodes()
-	p.names()
+	p := newPopulator(t, root, blockSize)
+	p.Files(0, 1, 59, 60, 61, 100, 150, 170, 500, blockSize-1, blockSize, blockSize+1, 12*blockSize+3, 300*1024)
+	p.Sparse(1000, 300)
+	p.Links(1, 30, 58, 59, 60, 61, 100, 150, 300, 1000, 1023, 2000, 4094, 4095)
+	p.Nodes(4095, 1048575)
+	p.Names()
+	p.ACLs()
 	p.attributes()
 	p.directories()
-	p.times() // last: it sets times
+	p.Times(time.Date(2446, 5, 10, 0, 0, 0, 7, time.UTC))
 }
 
-type populator struct {
-	t    testing.TB
-	root string
-	bs   int
-	rng  *rand.Rand
+func newPopulator(t testing.TB, root string, blockSize int) *populator {
+	rng := rand.New(rand.NewPCG(3, 4))
+	return &populator{fsystest.Populator{T: t, Root: root, BlockSize: blockSize,
+		Refused: []error{unix.ENOTSUP, unix.ENOSPC, unix.ENAMETOOLONG, unix.E2BIG, unix.ERANGE, unix.EFBIG},
+		Random: func(n int) []byte {
+			b := make([]byte, n)
+			for i := range b {
+				b[i] = byte(rng.Uint32())
+			}
+			return b
+		}}}
 }
 
-func (p *populator) path(name string) string { return filepath.Join(p.root, name) }
-
-func (p *populator) check(err error) {
-	p.t.Helper()
-	if err != nil {
-		p.t.Fatal(err)
-	}
-}
-
-// may accepts the errors by which a file system says that it has no such thing.
-func (p *populator) may(err error) bool {
-	p.t.Helper()
-	if err == nil {
-		return true
-	}
-	for _, e := range []error{unix.ENOTSUP, unix.ENOSPC, unix.ENAMETOOLONG, unix.E2BIG, unix.ERANGE, unix.EFBIG} {
-		if errors.Is(err, e) {
-			return false
-		}
-	}
-	p.t.Fatal(err)
-	return false
-}
-
-func (p *populator) random(n int) []byte {
-	b := make([]byte, n)
-	for i := range b {
-		b[i] = byte(p.rng.Uint32())
-	}
-	return b
-}
-
-func (p *populator) write(name string, content []byte) string {
-	p.check(os.WriteFile(p.path(name), content, 0o644))
-	return p.path(name)
-}
-
-func (p *populator) files() {
-	for _, n := range []int{0, 1, 59, 60, 61, 100, 150, 170, 500, p.bs - 1, p.bs, p.bs + 1, 12*p.bs + 3, 300 * 1024} {
-		p.write(fmt.Sprintf("file-%d", n), p.random(n))
-	}
-	grown := p.write("small and grown", []byte("ten bytes."))
-	p.check(os.Truncate(grown, 5000))
-	shrunk := p.write("large and cut", p.random(20000))
-	p.check(os.Truncate(shrunk, 33))
-	p.check(os.Chmod(p.write("setuid", []byte("#!/bin/sh\n")), 0o755|os.ModeSetuid|os.ModeSetgid|os.ModeSticky))
-	p.check(os.Chown(p.write("large ids", nil), 70000, 1<<31+5))
-}
-
-func (p *populator) sparse() {
-	f, err := os.Create(p.path("sparse"))
-	p.check(err)
-	for _, off := range []int{0, 10 * p.bs, 1000 * p.bs, 1200*p.bs + 17} {
-		_, err := f.WriteAt(p.random(p.bs), int64(off))
-		p.check(err)
-	}
-	p.check(f.Truncate(int64(1400*p.bs + 5)))
-	p.check(f.Close())
-
-	f, err = os.Create(p.path("1000 extents"))
-	p.check(err)
-	one := p.random(p.bs)
-	for i := range 1000 {
-		one[0] = byte(i)
-		_, err := f.WriteAt(one, int64(2*i*p.bs))
-		p.check(err)
-	}
-	p.check(f.Close())
-
-	f, err = os.Create(p.path("punched"))
-	p.check(err)
-	_, err = f.Write(p.random(300 * p.bs))
-	p.check(err)
-	for i := 1; i < 300; i += 7 {
-		if !p.may(unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, int64(i*p.bs), int64(i%3+1)*int64(p.bs))) {
-			break
-		}
-	}
-	p.check(f.Close())
-
-	f, err = os.Create(p.path("unwritten"))
-	p.check(err)
-	if p.may(unix.Fallocate(int(f.Fd()), 0, 0, int64(200*p.bs))) {
-		for _, i := range []int{3, 4, 50, 199} {
-			_, err := f.WriteAt(one, int64(i*p.bs))
-			p.check(err)
-		}
-		p.may(unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, int64(300*p.bs), int64(100*p.bs)))
-	}
-	p.check(f.Close())
-}
-
-func (p *populator) links() {
-	for _, n := range []int{1, 30, 58, 59, 60, 61, 100, 150, 300, 1000, 1023, 2000, 4094, 4095} {
-		p.may(os.Symlink(strings.Repeat("x", n), p.path(fmt.Sprintf("link-%d", n))))
-	}
-	p.check(os.Symlink("file-100", p.path("link")))
-	p.check(os.Symlink("/etc/\xff\n", p.path("odd link")))
-	for i := range 3 {
-		p.check(os.Link(p.path("file-500"), p.path(fmt.Sprintf("hard-%d", i))))
-	}
-}
-
-func (p *populator) nodes() {
-	for _, n := range []struct {
-		name         string
-		mode         uint32
-		major, minor uint32
-	}{
-		{"block old", unix.S_IFBLK | 0o660, 8, 1},
-		{"char old", unix.S_IFCHR | 0o666, 1, 3},
-		{"block new", unix.S_IFBLK | 0o600, 300, 70000},
-		{"char new", unix.S_IFCHR | 0o600, 4095, 1048575},
-		{"char zero", unix.S_IFCHR | 0o600, 0, 0},
-		{"fifo", unix.S_IFIFO | 0o644, 0, 0},
-		{"socket", unix.S_IFSOCK | 0o755, 0, 0},
-	} {
-		p.check(unix.Mknod(p.path(n.name), n.mode, int(unix.Mkdev(n.major, n.minor))))
-	}
-}
-
-func (p *populator) names() {
-	p.check(os.Mkdir(p.path("names"), 0o755))
-	for _, n := range []string{"new\nline", "\xff\xfe invalid", " ", "...", "ümlaut", strings.Repeat("n", 255), strings.Repeat("\x80", 254), "-", "*?[]\\\"'"} {
-		p.write("names/"+n, []byte(n))
-	}
-}
+type populator struct{ fsystest.Populator }
 
 func (p *populator) attributes() {
-	set := func(path, name string, value []byte) { p.may(unix.Lsetxattr(path, name, value, 0)) }
-	f := p.write("attributes", []byte("x"))
+	set := func(path, name string, value []byte) { p.May(unix.Lsetxattr(path, name, value, 0)) }
+	f := p.Write("attributes", []byte("x"))
 	set(f, "user.empty", nil)
 	set(f, "user.small", []byte("value"))
 	set(f, "trusted.binary", []byte{0, 1, 2, 0xFF})
@@ -175,68 +55,45 @@ func (p *populator) attributes() {
 	set(f, "security.capability", []byte{1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0})
 	set(f, "user."+strings.Repeat("n", 200), []byte("long name"))
 	for _, n := range []int{10, 400, 900, 3000, 10000, 60000, 65536} {
-		f := p.write(fmt.Sprintf("attribute of %d", n), nil)
-		set(f, "user.large", p.random(n))
+		f := p.Write(fmt.Sprintf("attribute of %d", n), nil)
+		set(f, "user.large", p.Random(n))
 		set(f, "user.other", bytes.Repeat([]byte("o"), 20))
 	}
 	for _, n := range []string{"shared a", "shared b"} { // one block, one value inode for both
-		f := p.write(n, nil)
+		f := p.Write(n, nil)
 		set(f, "user.same", bytes.Repeat([]byte("s"), 700))
 		set(f, "user.long", bytes.Repeat([]byte("t"), 5000))
 	}
-	// owner rwx, user 1000 r--, user 70000 -w-, group r-x, group 12 --x, mask rwx, others r--
-	acl := []byte("\x02\x00\x00\x00" +
-		"\x01\x00\x07\x00\xff\xff\xff\xff" + "\x02\x00\x04\x00\xe8\x03\x00\x00" + "\x02\x00\x02\x00\x70\x11\x01\x00" +
-		"\x04\x00\x05\x00\xff\xff\xff\xff" + "\x08\x00\x01\x00\x0c\x00\x00\x00" + "\x10\x00\x07\x00\xff\xff\xff\xff" + "\x20\x00\x04\x00\xff\xff\xff\xff")
-	set(p.write("acl", nil), "system.posix_acl_access", acl)
-	p.check(os.Mkdir(p.path("acl dir"), 0o750))
-	set(p.path("acl dir"), "system.posix_acl_access", acl)
-	set(p.path("acl dir"), "system.posix_acl_default", acl)
-	p.write("acl dir/heir", []byte("inherits"))
-	set(p.path("link"), "trusted.on-a-link", []byte("l"))
-	set(p.path("link-59"), "trusted.block", p.random(min(600, p.bs/2)))
-	set(p.path("fifo"), "trusted.on-a-fifo", []byte("f"))
-	p.check(os.Mkdir(p.path("attribute dir"), 0o755))
-	set(p.path("attribute dir"), "user.dir", p.random(min(600, p.bs/2)))
+	set(p.Path("link"), "trusted.on-a-link", []byte("l"))
+	set(p.Path("link-59"), "trusted.block", p.Random(min(600, p.BlockSize/2)))
+	set(p.Path("fifo"), "trusted.on-a-fifo", []byte("f"))
+	p.Check(os.Mkdir(p.Path("attribute dir"), 0o755))
+	set(p.Path("attribute dir"), "user.dir", p.Random(min(600, p.BlockSize/2)))
 }
 
 func (p *populator) directories() {
-	deep := p.root
+	deep := p.Root
 	for i := range 20 {
 		deep = filepath.Join(deep, fmt.Sprintf("deep%d", i))
-		p.check(os.Mkdir(deep, 0o755))
+		p.Check(os.Mkdir(deep, 0o755))
 	}
 	for dir, n := range map[string]int{"empty": 0, "two": 2, "ten": 10, "hundreds": 400} {
-		p.check(os.Mkdir(p.path(dir), 0o700))
+		p.Check(os.Mkdir(p.Path(dir), 0o700))
 		for i := range n {
-			p.write(fmt.Sprintf("%s/entry %0*d", dir, 1+i%40, i), nil)
+			p.Write(fmt.Sprintf("%s/entry %0*d", dir, 1+i%40, i), nil)
 			if i%10 == 1 {
-				p.write(fmt.Sprintf("%s/\xe9ntr\xc3\xa9 %d", dir, i), nil) // the sign of char counts
+				p.Write(fmt.Sprintf("%s/\xe9ntr\xc3\xa9 %d", dir, i), nil) // the sign of char counts
 			}
 		}
 		for i := 0; i < n; i += 3 { // gaps between records
-			p.check(os.Remove(p.path(fmt.Sprintf("%s/entry %0*d", dir, 1+i%40, i))))
+			p.Check(os.Remove(p.Path(fmt.Sprintf("%s/entry %0*d", dir, 1+i%40, i))))
 		}
 	}
-	p.check(os.Mkdir(p.path("emptied"), 0o700))
+	p.Check(os.Mkdir(p.Path("emptied"), 0o700))
 	for i := range 300 {
-		p.write(fmt.Sprintf("emptied/%d", i), nil)
+		p.Write(fmt.Sprintf("emptied/%d", i), nil)
 	}
 	for i := range 300 {
-		p.check(os.Remove(p.path(fmt.Sprintf("emptied/%d", i))))
-	}
-}
-
-func (p *populator) times() {
-	for i, at := range []time.Time{
-		time.Date(1901, 12, 14, 0, 0, 0, 1, time.UTC),
-		time.Date(1969, 12, 31, 23, 59, 59, 999999999, time.UTC),
-		time.Date(2026, 5, 4, 3, 2, 1, 123456789, time.UTC),
-		time.Date(2038, 1, 19, 3, 14, 8, 500, time.UTC),
-		time.Date(2106, 2, 7, 6, 28, 16, 0, time.UTC),
-		time.Date(2200, 1, 1, 0, 0, 0, 42, time.UTC),
-		time.Date(2446, 5, 10, 0, 0, 0, 7, time.UTC),
-	} {
-		p.check(os.Chtimes(p.write(fmt.Sprintf("time-%d", i), nil), at, at.Add(-time.Nanosecond)))
+		p.Check(os.Remove(p.Path(fmt.Sprintf("emptied/%d", i))))
 	}
 }

@@ -52,7 +52,7 @@ func TestBackups(t *testing.T) {
 		t.Run(c.options+" "+c.warning, func(t *testing.T) {
 			img := fixture.Ext4(t, "", 64<<20, strings.Fields(c.options)...)
 			dir := fixture.Mount(t, img, "ext4", "rw,noatime", 0, 0)
-			(&populator{t: t, root: dir, bs: 1024}).directories()
+			newPopulator(t, dir, 1024).directories()
 			want := fixture.Manifest(t, dir)
 			fixture.Unmount(t, dir)
 			off, b := c.hurt(openImage(t, img).sb)
@@ -83,7 +83,7 @@ func badTable(s *super) (int64, []byte) {
 func TestBackupOfDirty(t *testing.T) {
 	img := fixture.Ext4(t, "", 64<<20, "-b", "1024")
 	dir := fixture.Mount(t, img, "ext4", "rw,noatime", 0, 0)
-	(&populator{t: t, root: dir, bs: 1024}).directories()
+	newPopulator(t, dir, 1024).directories()
 	fixture.Shutdown(t, dir, true)
 	img = fixture.Copy(t, img) // before unmounting, which would bring the blocks home
 	fixture.Unmount(t, dir)
