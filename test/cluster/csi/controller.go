@@ -43,9 +43,6 @@ func (d *Driver) CreateVolume(ctx context.Context, r *csi.CreateVolumeRequest) (
 	if err := checkCapabilities(r.VolumeCapabilities); err != nil {
 		return nil, err
 	}
-	if err := d.reachable(r.AccessibilityRequirements); err != nil {
-		return nil, err
-	}
 	id := idOf(r.Name)
 	defer d.busy.lock(id)()
 	if have, err := d.volumes.get(id); err == nil {
@@ -66,7 +63,7 @@ func (d *Driver) CreateVolume(ctx context.Context, r *csi.CreateVolumeRequest) (
 		if from == "" {
 			return image.Truncate(size)
 		}
-		return copyInstant(ctx, image, from)
+		return d.copyInstant(ctx, image, from)
 	})
 	if err != nil {
 		return nil, err
@@ -103,7 +100,7 @@ func (d *Driver) content(r *csi.CreateVolumeRequest) (size int64, image string, 
 }
 
 func (d *Driver) created(v record) *csi.CreateVolumeResponse {
-	a := &csi.Volume{VolumeId: v.ID, CapacityBytes: v.Size, AccessibleTopology: []*csi.Topology{d.topology()}}
+	a := &csi.Volume{VolumeId: v.ID, CapacityBytes: v.Size}
 	switch {
 	case v.Source.Snapshot != "":
 		a.ContentSource = &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Snapshot{
@@ -168,7 +165,7 @@ func (d *Driver) CreateSnapshot(ctx context.Context, r *csi.CreateSnapshotReques
 		return nil, err
 	}
 	s := record{ID: id, Name: r.Name, Size: v.Size, Source: origin{Volume: v.ID}, Created: time.Now()}
-	if err := d.snapshots.put(s, func(image *os.File) error { return copyInstant(ctx, image, d.volumes.image(v.ID)) }); err != nil {
+	if err := d.snapshots.put(s, func(image *os.File) error { return d.copyInstant(ctx, image, d.volumes.image(v.ID)) }); err != nil {
 		return nil, err
 	}
 	return &csi.CreateSnapshotResponse{Snapshot: taken(s)}, nil
@@ -229,24 +226,6 @@ func (d *Driver) volume(id string) (record, error) {
 	return v, err
 }
 
-// topology is where this driver's volumes are.
-func (d *Driver) topology() *csi.Topology {
-	return &csi.Topology{Segments: map[string]string{TopologyKey: d.node}}
-}
-
-// reachable is nil if a volume on this node meets the requirement.
-func (d *Driver) reachable(r *csi.TopologyRequirement) error {
-	if len(r.GetRequisite()) == 0 {
-		return nil
-	}
-	for _, t := range r.Requisite {
-		if node, ok := t.Segments[TopologyKey]; !ok || node == d.node {
-			return nil
-		}
-	}
-	return status.Errorf(codes.ResourceExhausted, "volumes are on node %s only", d.node)
-}
-
 func sourceOf(s *csi.VolumeContentSource) origin {
 	return origin{Snapshot: s.GetSnapshot().GetSnapshotId(), Volume: s.GetVolume().GetVolumeId()}
 }
@@ -278,8 +257,8 @@ func fits(size int64, r *csi.CapacityRange) bool {
 	return size >= r.GetRequiredBytes() && (r.GetLimitBytes() == 0 || size <= r.GetLimitBytes())
 }
 
-// checkCapabilities refuses what volumes cannot be used as. A volume is on one node, where any
-// number of pods may use it, so every access mode is as good as the others.
+// checkCapabilities refuses what volumes cannot be used as. A volume is on one node at a time, where
+// any number of pods may use it, so every access mode is as good as the others.
 func checkCapabilities(all []*csi.VolumeCapability) error {
 	if len(all) == 0 {
 		return status.Error(codes.InvalidArgument, "the request does not say how the volume is used")

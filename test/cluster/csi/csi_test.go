@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sys/unix"
@@ -266,6 +267,44 @@ func TestBlock(t *testing.T) {
 	x.ok(x.delete(id))
 }
 
+// TestNodes: two nodes share the folder. A volume is on one of them at a time; the other one waits for
+// it, and refuses it in the end.
+func TestNodes(t *testing.T) {
+	for name, mode := range map[string]*csi.VolumeCapability{"block": asBlock, "filesystem": asFilesystem} {
+		t.Run(name, func(t *testing.T) {
+			one := newTester(t, "", mode)
+			two := &tester{Driver: must[*Driver](t)(New(Config{Node: "node2", State: filepath.Dir(string(one.volumes))})), t: t, dir: t.TempDir(), mode: mode}
+			id := one.volume("pvc-1", nil)
+			stage := func(ctx context.Context) error {
+				_, err := two.NodeStageVolume(ctx, &csi.NodeStageVolumeRequest{VolumeId: id, StagingTargetPath: two.staging(id), VolumeCapability: mode})
+				return err
+			}
+			one.mustStage(id)
+			soon, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+			defer cancel()
+			wantCode(t, stage(soon), codes.FailedPrecondition)
+			two.mustUnstage(id) // which takes nothing from the other
+			one.mustPublish(id, "reader", true)
+			one.mustUnpublish(id, "reader")
+			_, err := two.CreateSnapshot(t.Context(), &csi.CreateSnapshotRequest{Name: "s1", SourceVolumeId: id})
+			wantCode(t, err, codes.Unavailable)
+
+			staged := make(chan error, 1)
+			go func() { staged <- stage(t.Context()) }()
+			one.mustUnstage(id)
+			one.ok(<-staged)
+			soon, cancel = context.WithTimeout(t.Context(), 50*time.Millisecond)
+			defer cancel()
+			_, err = one.NodeStageVolume(soon, &csi.NodeStageVolumeRequest{VolumeId: id, StagingTargetPath: one.staging(id), VolumeCapability: mode})
+			wantCode(t, err, codes.FailedPrecondition)
+			_, err = one.DeleteVolume(t.Context(), &csi.DeleteVolumeRequest{VolumeId: id})
+			wantCode(t, err, codes.FailedPrecondition)
+			two.mustUnstage(id)
+			one.ok(one.delete(id))
+		})
+	}
+}
+
 func TestCopies(t *testing.T) {
 	x := newTester(t, "", asFilesystem)
 	id := x.volume("source", nil)
@@ -325,9 +364,6 @@ func TestRefused(t *testing.T) {
 			r.CapacityRange = &csi.CapacityRange{RequiredBytes: 4097, LimitBytes: 4098}
 		}, codes.OutOfRange},
 		"too large": {func(r *csi.CreateVolumeRequest) { r.CapacityRange.RequiredBytes = 1<<63 - 1 }, codes.OutOfRange},
-		"another node": {func(r *csi.CreateVolumeRequest) {
-			r.AccessibilityRequirements = &csi.TopologyRequirement{Requisite: []*csi.Topology{{Segments: map[string]string{TopologyKey: "node2"}}}}
-		}, codes.ResourceExhausted},
 		"another file system": {func(r *csi.CreateVolumeRequest) {
 			r.VolumeCapabilities = []*csi.VolumeCapability{{AccessMode: asFilesystem.AccessMode, AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{FsType: "xfs"}}}}
 		}, codes.InvalidArgument},

@@ -22,17 +22,15 @@ import (
 // Name is the driver's name: the provisioner of a StorageClass, the driver of a VolumeSnapshotClass.
 const Name = "loop.vmfr.test"
 
-// TopologyKey is the label of nodes by which a volume finds its own.
-const TopologyKey = Name + "/node"
-
 // Config says where volumes are.
 type Config struct {
-	Node  string       // the name of this node, where all volumes are
-	State string       // directory of the volumes and snapshots; created
+	Node  string       // the name of this node
+	State string       // directory of the volumes and snapshots, the same on all nodes; created
 	Log   *slog.Logger // nil: nothing is logged
 }
 
-// Driver answers CSI's calls for one state directory, of which there may be one driver at a time.
+// Driver answers CSI's calls for one state directory. Of its drivers one may answer the controller's
+// calls, and on each node one the node's.
 type Driver struct {
 	csi.UnimplementedIdentityServer
 	csi.UnimplementedControllerServer
@@ -46,10 +44,10 @@ type Driver struct {
 	endpoint           string // of Sockets
 }
 
-// New returns a driver of the state directory, and thaws what one that was killed there has left frozen.
+// New returns a driver of the state directory.
 func New(c Config) (*Driver, error) {
-	if c.Node == "" || c.State == "" {
-		return nil, errors.New("csi: a driver needs the name of its node and a state directory")
+	if c.Node == "" || len(c.Node) > nodeLimit || c.State == "" {
+		return nil, fmt.Errorf("csi: a driver needs the name of its node, of at most %d bytes, and a state directory", nodeLimit)
 	}
 	d := &Driver{node: c.Node, log: c.Log, busy: locks{held: map[string]*lock{}},
 		volumes: shelf(filepath.Join(c.State, "volumes")), snapshots: shelf(filepath.Join(c.State, "snapshots"))}
@@ -61,7 +59,7 @@ func New(c Config) (*Driver, error) {
 			return nil, err
 		}
 	}
-	return d, d.volumes.thawAll()
+	return d, nil
 }
 
 // Sockets are the unix sockets at which a driver is served. Their paths must be shorter than 108
@@ -155,15 +153,10 @@ func (d *Driver) GetPluginInfo(context.Context, *csi.GetPluginInfoRequest) (*csi
 	return &csi.GetPluginInfoResponse{Name: Name, VendorVersion: "1"}, nil
 }
 
-// GetPluginCapabilities says that there is a controller service and that volumes are of one node.
+// GetPluginCapabilities says that there is a controller service.
 func (d *Driver) GetPluginCapabilities(context.Context, *csi.GetPluginCapabilitiesRequest) (*csi.GetPluginCapabilitiesResponse, error) {
-	a := &csi.GetPluginCapabilitiesResponse{}
-	for _, s := range []csi.PluginCapability_Service_Type{
-		csi.PluginCapability_Service_CONTROLLER_SERVICE, csi.PluginCapability_Service_VOLUME_ACCESSIBILITY_CONSTRAINTS} {
-		a.Capabilities = append(a.Capabilities, &csi.PluginCapability{
-			Type: &csi.PluginCapability_Service_{Service: &csi.PluginCapability_Service{Type: s}}})
-	}
-	return a, nil
+	return &csi.GetPluginCapabilitiesResponse{Capabilities: []*csi.PluginCapability{{Type: &csi.PluginCapability_Service_{
+		Service: &csi.PluginCapability_Service{Type: csi.PluginCapability_Service_CONTROLLER_SERVICE}}}}}, nil
 }
 
 // Probe says that the driver is ready, as it is since New returned.

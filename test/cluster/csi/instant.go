@@ -33,9 +33,10 @@ const (
 // are mounted here are frozen meanwhile, so their copies are clean; block devices are flushed
 // before. Where the state directory cannot clone files, a copy during which something was written
 // is made again, and after some the error is codes.Unavailable: the callers of CSI try again.
-func copyInstant(ctx context.Context, to *os.File, from string) error {
+// What another node uses cannot be frozen here: codes.Unavailable, too.
+func (d *Driver) copyInstant(ctx context.Context, to *os.File, from string) error {
 	for try := 1; ; try++ {
-		still, err := copyOnce(ctx, to, from)
+		still, err := d.copyOnce(ctx, to, from)
 		if err != nil || still {
 			return err
 		}
@@ -51,7 +52,7 @@ func copyInstant(ctx context.Context, to *os.File, from string) error {
 }
 
 // copyOnce copies an image; still tells whether the copy is of one instant.
-func copyOnce(ctx context.Context, to *os.File, from string) (still bool, err error) {
+func (d *Driver) copyOnce(ctx context.Context, to *os.File, from string) (still bool, err error) {
 	src, err := os.Open(from)
 	if err != nil {
 		return false, err
@@ -62,6 +63,9 @@ func copyOnce(ctx context.Context, to *os.File, from string) (still bool, err er
 		return false, err
 	}
 	for _, l := range loops {
+		if l.node != d.node {
+			return false, status.Errorf(codes.Unavailable, "%s is in use on node %s, and this driver, which copies it, is on %s", from, l.node, d.node)
+		}
 		thaw, err := l.quiesce()
 		if err != nil {
 			return false, err

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -18,10 +19,14 @@ import (
 // have closed it by then.
 const detachLimit = 3 * time.Second
 
+// nodeLimit is how many bytes of a node's name a device can have, which ends with a zero byte.
+const nodeLimit = len(unix.LoopInfo64{}.File_name) - 1
+
 // loop is a loop device that is attached to a file.
 type loop struct {
 	number   int
 	readOnly bool
+	node     string // whose driver attached it
 }
 
 func (l loop) path() string { return fmt.Sprintf("/dev/loop%d", l.number) }
@@ -64,6 +69,7 @@ func loopsOf(file string) ([]loop, error) {
 			return nil, err
 		}
 		l.readOnly = info.Flags&unix.LO_FLAGS_READ_ONLY != 0
+		l.node = unix.ByteSliceToString(info.File_name[:])
 		if info.Device == want.Dev && info.Inode == want.Ino {
 			found = append(found, l)
 		}
@@ -80,9 +86,12 @@ func (l loop) status() (*unix.LoopInfo64, error) {
 	return unix.IoctlLoopGetStatus64(int(f.Fd()))
 }
 
-// attach attaches a loop device to the file and returns it open. With autoclear the kernel detaches
-// it when its last user has gone, such as the mount that is made of it.
-func attach(file string, readOnly, autoclear bool) (loop, *os.File, error) {
+// attach attaches a loop device to the file for a node, and returns it open. With autoclear the kernel
+// detaches it when its last user has gone, such as the mount that is made of it.
+//
+// The kernel keeps the node's name with the device, up to 63 bytes, as it does a file's name that
+// losetup gives it (loop(4), lo_file_name): so it is known for as long as the device is attached.
+func attach(file, node string, readOnly, autoclear bool) (loop, *os.File, error) {
 	mode, flags := os.O_RDWR, uint32(0)
 	if readOnly {
 		mode, flags = os.O_RDONLY, unix.LO_FLAGS_READ_ONLY
@@ -101,13 +110,13 @@ func attach(file string, readOnly, autoclear bool) (loop, *os.File, error) {
 	}
 	defer control.Close()
 	config := unix.LoopConfig{Fd: uint32(backing.Fd()), Info: unix.LoopInfo64{Flags: flags}}
-	copy(config.Info.File_name[:len(config.Info.File_name)-1], filepath.Base(file))
+	copy(config.Info.File_name[:nodeLimit], node)
 	for {
 		number, err := unix.IoctlRetInt(int(control.Fd()), unix.LOOP_CTL_GET_FREE)
 		if err != nil {
 			return loop{}, nil, fmt.Errorf("a free loop device: %w", err)
 		}
-		l := loop{number: number, readOnly: readOnly}
+		l := loop{number: number, readOnly: readOnly, node: node}
 		dev, err := os.OpenFile(l.path(), mode, 0)
 		if err != nil {
 			return loop{}, nil, err
@@ -123,28 +132,41 @@ func attach(file string, readOnly, autoclear bool) (loop, *os.File, error) {
 	}
 }
 
-// detachAll detaches all loop devices of the file and returns when they are gone.
-func detachAll(file string) error {
-	loops, err := loopsOf(file)
+// loopsOn returns those of loopsOf that a node has attached; none where there is no such file.
+func loopsOn(node, file string) ([]loop, error) {
+	all, err := loopsOf(file)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return nil, nil
 	}
+	return slices.DeleteFunc(all, func(l loop) bool { return l.node != node }), err
+}
+
+// detach lets the device go, at once or when its last user closes it.
+func (l loop) detach() error {
+	f, err := os.Open(l.path())
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := unix.IoctlSetInt(int(f.Fd()), unix.LOOP_CLR_FD, 0); err != nil && !errors.Is(err, unix.ENXIO) {
+		return fmt.Errorf("detach %s: %w", l.path(), err)
+	}
+	return nil
+}
+
+// detachAll detaches all loop devices of the file on a node and returns when they are gone.
+func detachAll(file, node string) error {
+	loops, err := loopsOn(node, file)
 	if err != nil {
 		return err
 	}
 	for _, l := range loops {
-		f, err := os.Open(l.path())
-		if err != nil {
+		if err := l.detach(); err != nil {
 			return err
-		}
-		err = unix.IoctlSetInt(int(f.Fd()), unix.LOOP_CLR_FD, 0)
-		_ = f.Close()
-		if err != nil && !errors.Is(err, unix.ENXIO) {
-			return fmt.Errorf("detach %s: %w", l.path(), err)
 		}
 	}
 	for end := time.Now().Add(detachLimit); ; time.Sleep(10 * time.Millisecond) {
-		loops, err := loopsOf(file)
+		loops, err := loopsOn(node, file)
 		if err != nil || len(loops) == 0 {
 			return err
 		}

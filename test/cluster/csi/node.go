@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sys/unix"
@@ -21,7 +22,7 @@ const fsType = "ext4"
 
 // NodeGetInfo says which node this is.
 func (d *Driver) NodeGetInfo(context.Context, *csi.NodeGetInfoRequest) (*csi.NodeGetInfoResponse, error) {
-	return &csi.NodeGetInfoResponse{NodeId: d.node, AccessibleTopology: d.topology()}, nil
+	return &csi.NodeGetInfoResponse{NodeId: d.node}, nil
 }
 
 // NodeGetCapabilities says that volumes are staged first.
@@ -43,8 +44,11 @@ func (d *Driver) NodeStageVolume(ctx context.Context, r *csi.NodeStageVolumeRequ
 		return nil, err
 	}
 	defer unlock()
+	if err := d.awaitHere(ctx, v, image); err != nil {
+		return nil, err
+	}
 	if r.VolumeCapability.GetBlock() != nil {
-		_, err := device(image, false)
+		_, err := d.device(v, image, false)
 		return &csi.NodeStageVolumeResponse{}, err
 	}
 	at, err := lookAt(r.StagingTargetPath)
@@ -57,11 +61,14 @@ func (d *Driver) NodeStageVolume(ctx context.Context, r *csi.NodeStageVolumeRequ
 	if err := format(ctx, image); err != nil {
 		return nil, err
 	}
-	l, dev, err := attach(image, false, true)
+	l, dev, err := attach(image, d.node, false, true)
 	if err != nil {
 		return nil, err
 	}
 	defer dev.Close()
+	if err := d.here(v, image); err != nil { // another node was as fast; the device goes when it is closed
+		return nil, err
+	}
 	if err := os.MkdirAll(r.StagingTargetPath, 0o750); err != nil {
 		return nil, err
 	}
@@ -84,7 +91,7 @@ func (d *Driver) NodeUnstageVolume(_ context.Context, r *csi.NodeUnstageVolumeRe
 	if err := unmount(r.StagingTargetPath); err != nil {
 		return nil, err
 	}
-	return &csi.NodeUnstageVolumeResponse{}, detachAll(d.volumes.image(r.VolumeId))
+	return &csi.NodeUnstageVolumeResponse{}, detachAll(d.volumes.image(r.VolumeId), d.node)
 }
 
 // NodePublishVolume gives a staged volume to a pod: the staged file system or the device itself at
@@ -105,7 +112,7 @@ func (d *Driver) NodePublishVolume(_ context.Context, r *csi.NodePublishVolumeRe
 		readOnly = true
 	}
 	if r.VolumeCapability.GetBlock() != nil {
-		return &csi.NodePublishVolumeResponse{}, publishDevice(v, image, r.TargetPath, readOnly)
+		return &csi.NodePublishVolumeResponse{}, d.publishDevice(v, image, r.TargetPath, readOnly)
 	}
 	return &csi.NodePublishVolumeResponse{}, publishFilesystem(v, image, r.StagingTargetPath, r.TargetPath, readOnly)
 }
@@ -180,7 +187,7 @@ func publishFilesystem(v record, image, staging, target string, readOnly bool) e
 }
 
 // publishDevice shows the volume's loop device at target.
-func publishDevice(v record, image, target string, readOnly bool) error {
+func (d *Driver) publishDevice(v record, image, target string, readOnly bool) error {
 	loops, err := loopsOf(image)
 	if err != nil {
 		return err
@@ -188,7 +195,7 @@ func publishDevice(v record, image, target string, readOnly bool) error {
 	if len(loops) == 0 {
 		return status.Errorf(codes.FailedPrecondition, "volume %q is not staged", v.ID)
 	}
-	l, err := device(image, readOnly)
+	l, err := d.device(v, image, readOnly)
 	if err != nil {
 		return err
 	}
@@ -215,8 +222,44 @@ func publishDevice(v record, image, target string, readOnly bool) error {
 	return nil
 }
 
+// here is nil unless another node uses the volume. Whatever its access mode is, a volume is on one
+// node at a time: a file system cannot be mounted twice, and a block device has a cache.
+func (d *Driver) here(v record, image string) error {
+	loops, err := loopsOf(image)
+	if err != nil {
+		return err
+	}
+	for _, l := range loops {
+		if l.node != d.node {
+			return status.Errorf(codes.FailedPrecondition, "volume %q is in use on node %s", v.ID, l.node)
+		}
+	}
+	return nil
+}
+
+// moveLimit is how long a node waits for a volume that another one is about to give up: the kubelet
+// would try again after ever longer pauses.
+const moveLimit = 10 * time.Second
+
+// awaitHere waits until no other node uses the volume.
+func (d *Driver) awaitHere(ctx context.Context, v record, image string) error {
+	ctx, cancel := context.WithTimeout(ctx, moveLimit)
+	defer cancel()
+	for {
+		err := d.here(v, image)
+		if status.Code(err) != codes.FailedPrecondition {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
 // device returns the loop device of a Block volume, which it attaches unless it is there.
-func device(image string, readOnly bool) (loop, error) {
+func (d *Driver) device(v record, image string, readOnly bool) (loop, error) {
 	loops, err := loopsOf(image)
 	if err != nil {
 		return loop{}, err
@@ -229,9 +272,12 @@ func device(image string, readOnly bool) (loop, error) {
 			return loop{}, err
 		}
 	}
-	l, dev, err := attach(image, readOnly, false)
+	l, dev, err := attach(image, d.node, readOnly, false)
 	if err != nil {
 		return loop{}, err
+	}
+	if err := d.here(v, image); err != nil { // another node was as fast
+		return loop{}, errors.Join(err, l.detach(), dev.Close())
 	}
 	return l, dev.Close()
 }

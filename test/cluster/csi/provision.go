@@ -26,10 +26,15 @@ const (
 )
 
 // Provision makes a PersistentVolume for each claim of a StorageClass whose provisioner is Name,
-// and deletes them with their claims, until the context ends. It needs the rights of
+// and deletes them with their claims, until the context ends. First it thaws what a driver that was
+// killed here while it took a snapshot has left frozen. It is of the driver that answers the
+// controller's calls, and needs the rights of
 // external-provisioner: claims, PersistentVolumes, StorageClasses, events, VolumeSnapshots and
 // their contents.
 func (d *Driver) Provision(ctx context.Context, config *rest.Config) error {
+	if err := d.volumes.thawAll(); err != nil {
+		return err
+	}
 	clients, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return err
@@ -45,7 +50,7 @@ func (d *Driver) Provision(ctx context.Context, config *rest.Config) error {
 		return err
 	}
 	controller.NewProvisionController(ctx, clients, Name, provisioner{d, reader},
-		controller.LeaderElection(false), // there is one driver
+		controller.LeaderElection(false), // there is one such driver
 		controller.RateLimiter(workqueue.NewTypedItemExponentialFailureRateLimiter[string](firstRetry, lastRetry)),
 	).Run(ctx)
 	return nil
@@ -73,9 +78,6 @@ func (provisioner) ShouldProvision(_ context.Context, claim *corev1.PersistentVo
 
 // Provision makes the volume of a claim.
 func (p provisioner) Provision(ctx context.Context, o controller.ProvisionOptions) (*corev1.PersistentVolume, controller.ProvisioningState, error) {
-	if o.SelectedNodeName != "" && o.SelectedNodeName != p.driver.node {
-		return nil, controller.ProvisioningReschedule, fmt.Errorf("volumes are on node %s, not on %s", p.driver.node, o.SelectedNodeName)
-	}
 	source, err := p.source(ctx, o.PVC)
 	if err != nil {
 		return nil, controller.ProvisioningFinished, err
@@ -108,7 +110,6 @@ func (p provisioner) Provision(ctx context.Context, o controller.ProvisionOption
 			VolumeMode:                    &mode,
 			Capacity:                      corev1.ResourceList{corev1.ResourceStorage: *resource.NewQuantity(made.Volume.CapacityBytes, resource.BinarySI)},
 			PersistentVolumeSource:        corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{Driver: Name, VolumeHandle: made.Volume.VolumeId}},
-			NodeAffinity:                  onNode(p.driver.node),
 		},
 	}, controller.ProvisioningFinished, nil
 }
@@ -217,10 +218,4 @@ func capability(mode corev1.PersistentVolumeMode, access corev1.PersistentVolume
 		c.AccessType = &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{MountFlags: options}}
 	}
 	return c
-}
-
-// onNode is the affinity of what exists on one node only.
-func onNode(name string) *corev1.VolumeNodeAffinity {
-	return &corev1.VolumeNodeAffinity{Required: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
-		MatchExpressions: []corev1.NodeSelectorRequirement{{Key: TopologyKey, Operator: corev1.NodeSelectorOpIn, Values: []string{name}}}}}}}
 }

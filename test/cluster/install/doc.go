@@ -5,9 +5,10 @@
 //	c := install.Cluster{Config: config, Load: node.LoadImage}
 //	err := c.All(ctx)
 //
-//	namespace vmfr-test   DaemonSet storage: driver of test/cluster/csi, csi-snapshotter
+//	namespace vmfr-test   DaemonSet storage: driver of test/cluster/csi
+//	                      Deployment storage-controller: the same as provisioner, csi-snapshotter
 //	                      Deployment snapshot-controller
-//	                      Deployment s3: versitygw on a folder of the node; Service s3
+//	                      Deployment s3: versitygw on a folder of the nodes; Service s3
 //	namespace velero      what `velero install` says, for the bucket of that gateway
 //	cluster               StorageClasses, VolumeSnapshotClass; CRDs, of which KubeVirt's and CDI's
 //	                      are stand-ins: the kinds alone
@@ -19,5 +20,7 @@
 // cluster.VM for what tests do instead. There are no names of Services in the cluster, so the
 // location's URL has the gateway's address; clients outside the cluster use the same.
 //
-// Non-goals: least privilege of what is a test's fixture itself; several nodes.
+// Several nodes are to have /var/lib/vmfr-shared in common, and one kernel, as package node's have.
+//
+// Non-goals: least privilege of what is a test's fixture itself.
 package install

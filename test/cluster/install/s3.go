@@ -22,8 +22,8 @@ const (
 	Region    = "us-east-1"
 )
 
-// S3Dir is the folder of the node that holds the bucket.
-const S3Dir = "/var/lib/vmfr-test-s3"
+// S3Dir is the folder of the nodes that holds the bucket.
+const S3Dir = shared + "/s3"
 
 const s3Port = "7070"
 

@@ -18,8 +18,11 @@ const (
 	VolumeSnapshotClass = "vmfr-test"      // the one that Velero chooses
 )
 
-// StorageDir is the folder of the node that holds volumes and snapshots.
-const StorageDir = "/var/lib/vmfr-test-storage"
+// shared is the folder that all nodes have to have in common, as package node's do.
+const shared = "/var/lib/vmfr-shared"
+
+// StorageDir is the folder of the nodes that holds volumes and snapshots.
+const StorageDir = shared + "/storage"
 
 // Storage installs the CSI driver with its sidecar, the controller of snapshots, and the classes.
 // It needs CRDs.
@@ -45,8 +48,10 @@ func (c Cluster) Storage(ctx context.Context) error {
 	if err := c.rolledOut(ctx, daemonSet(Namespace, "storage")); err != nil {
 		return err
 	}
-	if err := c.rolledOut(ctx, deployment(Namespace, "snapshot-controller")); err != nil {
-		return err
+	for _, name := range []string{"storage-controller", "snapshot-controller"} {
+		if err := c.rolledOut(ctx, deployment(Namespace, name)); err != nil {
+			return err
+		}
 	}
 	return await(ctx, func() error { // the kubelet registers it a little later
 		var nodes storagev1.CSINodeList

@@ -77,7 +77,7 @@ func (n *Node) claimPlace() (int, string, error) {
 
 // Nodes are the cluster's that run, n itself among them, by their numbers.
 func (n *Node) Nodes() ([]*Node, error) {
-	first, err := Open(n.settings.clusterDir(n.dir))
+	first, err := Open(n.ClusterDir())
 	if err != nil {
 		return nil, err
 	}
@@ -119,7 +119,7 @@ func (n *Node) Leave(ctx context.Context) error {
 
 // forget removes a node that has ended from the API server, with its Pods, which nobody else ends.
 func (n *Node) forget(ctx context.Context) error {
-	first, err := Open(n.settings.clusterDir(n.dir))
+	first, err := Open(n.ClusterDir())
 	if err != nil {
 		return err
 	}

@@ -292,12 +292,13 @@ func findInit(id string) int {
 // Name is the node's name in its cluster.
 func (n *Node) Name() string { return n.settings.Name() }
 
-// Dir is the node's directory; the first one's is the cluster's.
-func (n *Node) Dir() string { return n.dir }
+// Dir is the node's directory. ClusterDir is its cluster's, which is the first node's.
+func (n *Node) Dir() string        { return n.dir }
+func (n *Node) ClusterDir() string { return n.settings.clusterDir(n.dir) }
 
 // Kubeconfig is the path of an administrator's kubeconfig. Its server is reached from the nodes'
 // and the client's network namespaces, not from the machine's.
-func (n *Node) Kubeconfig() string { return kubeconfig(n.settings.clusterDir(n.dir)) }
+func (n *Node) Kubeconfig() string { return kubeconfig(n.ClusterDir()) }
 
 func kubeconfig(cluster string) string { return filepath.Join(cluster, "pki", "admin.kubeconfig") }
 
@@ -336,7 +337,7 @@ func (n *Node) clientNetwork() string { return fmt.Sprintf("/proc/%d/fd/%d", n.p
 
 // environment is this process's, changed for the cluster.
 func (n *Node) environment() []string {
-	return append(os.Environ(), "KUBECONFIG="+n.Kubeconfig(), DirEnv+"="+n.settings.clusterDir(n.dir),
+	return append(os.Environ(), "KUBECONFIG="+n.Kubeconfig(), DirEnv+"="+n.ClusterDir(),
 		"PATH="+strings.Join([]string{n.settings.Kubernetes, os.Getenv("PATH"), systemPath}, ":"))
 }
 
