@@ -4,6 +4,7 @@
 FROM golang:1.26-bookworm AS build
 WORKDIR /src
 COPY go.mod go.sum ./
+COPY agent/guestfs/binding/go.mod agent/guestfs/binding/
 RUN go mod download
 COPY . .
 ARG VERSION=unknown
@@ -11,6 +12,7 @@ RUN make build controller VERSION=${VERSION}
 
 FROM build AS build-guestfs
 RUN deploy/image/install.sh build
+ARG VERSION=unknown
 RUN make agent-guestfs VERSION=${VERSION}
 
 FROM debian:bookworm-slim AS appliance

@@ -57,7 +57,7 @@ cluster-down: ## end that node and remove all that is left of it
 	@go run ./test/cluster/node/nodectl down
 
 .PHONY: e2e
-e2e: deps cluster-programs ## play the documentation's story on a real cluster, and break everything (root, 3 GB of memory; see docs/development.md)
+e2e: deps cluster-programs image-cache ## play the documentation's story on a real cluster, and break everything (root, 3 GB of memory; see docs/development.md)
 	VMFR_TEST_REQUIRE=1 go test -timeout 40m -v -count 1 ./test/e2e -args $(E2E_FLAGS)
 
 .PHONY: e2e-kind
@@ -96,6 +96,7 @@ bench: build ## measure us against the kernel, guestmount and OpenSSH; writes do
 	go run ./bench -agent bin/vmfr-agent -out docs
 
 VARIANT ?= full
+IMAGE_CACHE ?= $(or $(VMFR_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/vmfr)
 
 .PHONY: image
 image: ## build the container image IMAGE (default vmfr:VERSION); VARIANT=slim: without libguestfs; IMAGE_TOOL: podman, docker
@@ -106,4 +107,8 @@ image-local: build controller ## the same without a container tool, as the archi
 ifeq ($(VARIANT),full)
 	@$(MAKE) --no-print-directory agent-guestfs
 endif
-	@deploy/image/local.sh $(VARIANT) bin/vmfr-$(VARIANT).tar $(VERSION)
+	@deploy/image/local.sh $(VARIANT) bin bin/vmfr-$(VARIANT).tar $(VERSION)
+
+.PHONY: image-cache
+image-cache: deps ## fetch what tests need of Debian for images, into the user's cache (a minute, once; root)
+	@IMAGE_CACHE=$(IMAGE_CACHE) deploy/image/local.sh slim

@@ -10,6 +10,8 @@ unneeded=(/usr/share/locale /usr/share/man /usr/share/info /usr/share/lintian /u
 # install PACKAGE...: without recommendations, documentation and translations; licences stay.
 install() {
   { printf 'path-exclude %s/*\n' "${unneeded[@]}"; echo 'path-include /usr/share/doc/*/copyright'; } > /etc/dpkg/dpkg.cfg.d/vmfr
+  # Nothing is started here: Debian's own images say so, debootstrap's directories do not.
+  [ -e /usr/sbin/policy-rc.d ] || { printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d && chmod +x /usr/sbin/policy-rc.d; }
   apt-get "${quiet[@]}" update
   apt-get "${quiet[@]}" install -y --no-install-recommends "$@" > /dev/null
 }
@@ -18,7 +20,7 @@ install() {
 # rights by starting a program: nothing here needs one.
 tidy() {
   apt-get clean
-  rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/debconf/*-old /var/cache/ldconfig/aux-cache /var/lib/dpkg/*-old \
+  rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/apt/archives/lock /var/cache/debconf/*-old /var/cache/ldconfig/aux-cache /var/lib/dpkg/*-old \
     /var/log/apt /var/log/dpkg.log /var/log/alternatives.log /var/log/bootstrap.log /etc/machine-id /etc/ssh/ssh_host_*
   find "${unneeded[@]}" ! -type d ! -name copyright -delete 2> /dev/null || true
   find "${unneeded[@]}" -depth -type d -empty -delete 2> /dev/null || true

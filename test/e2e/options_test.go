@@ -19,7 +19,7 @@ var (
 	lateClass       = flag.String("late-storage-class", "", "one that waits for its first consumer; empty: that test is skipped")
 	toolsImage      = flag.String("tools-image", "busybox:1.36", "an image with sh, dd and gzip, to fill volumes")
 	vmfrImage       = flag.String("image", "", "vmfr's own image, for pods that attack the agent; empty: those tests are skipped")
-	imageArchive    = flag.String("image-archive", "", "run what `make image-local` made, this `file`, on the suite's own node, not an image of the bare programs")
+	imageArchive    = flag.String("image-archive", "", "run what `make image-local` made, this `file`, on the suite's own node, not a slim image of this tree")
 	loader          = flag.String("install-with", "", "install everything that is needed on a cluster for tests, whose nodes get images by this `command` and an archive's name, such as 'kind load image-archive'")
 	reach           = flag.String("reach", "direct", "how clients reach a session's Service: direct (its address) or port-forward (kubectl)")
 	record          = flag.String("record", "", "write the times and costs that were measured into this `file`, docs/benchmarks.md")

@@ -3,19 +3,17 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	appsv1 "k8s.io/api/apps/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"vmfr/test/cluster"
-	"vmfr/test/cluster/image"
+	"vmfr/test/e2e/product"
 )
 
 // Where deploy/ puts things.
@@ -26,44 +24,20 @@ const (
 	overlayImage        = "registry.example/vmfr:dev" // the one that the overlay names
 )
 
-// build makes the image of this tree's programs and loads it on the node.
+// build makes the image of this tree's programs, or takes the given one, and loads it on the node.
 func (w *world) build(t *testing.T) {
 	t.Helper()
-	if *imageArchive != "" {
-		manifest, err := tarball.LoadManifest(func() (io.ReadCloser, error) { return os.Open(*imageArchive) })
-		if err != nil || len(manifest) == 0 || len(manifest[0].RepoTags) == 0 {
-			t.Fatalf("%s names no image: %v", *imageArchive, err)
-		}
-		w.image = manifest[0].RepoTags[0]
-		if err := w.load(t.Context(), *imageArchive); err != nil {
-			t.Fatal(err)
-		}
-		return
+	archive, err := *imageArchive, error(nil)
+	if archive != "" {
+		w.image, err = product.Reference(archive)
+	} else {
+		archive = filepath.Join(t.TempDir(), "vmfr.tar")
+		w.image, err = product.Image(t.Context(), "../..", archive, "e2e")
 	}
-	dir := t.TempDir()
-	files := image.Accounts()
-	for name, pkg := range map[string]string{"vmfr-agent": "vmfr/agent", "vmfr-controller": "vmfr/controller"} {
-		program := filepath.Join(dir, name)
-		cmd := exec.CommandContext(t.Context(), "go", "build", "-ldflags", "-s -w -X main.version=e2e", "-o", program, pkg)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("go build %s: %v\n%s", pkg, err, out)
-		}
-		files = append(files, image.File{Path: "/" + name, Source: program, Mode: 0o755})
+	if err == nil {
+		err = w.load(t.Context(), archive)
 	}
-	rsync, err := exec.LookPath("rsync")
 	if err != nil {
-		t.Fatal(err)
-	}
-	parts, err := image.Program(rsync, "/usr/bin/rsync")
-	if err != nil {
-		t.Fatal(err)
-	}
-	archive := filepath.Join(dir, "vmfr.tar")
-	if w.image, err = (image.Image{Name: "vmfr", Files: image.Merge(files, parts), Entrypoint: []string{"/vmfr-agent"}, User: "65532:65532"}).Write(archive); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.load(t.Context(), archive); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -29,7 +29,7 @@ func TestCluster(t *testing.T) {
 	w := enter(t)
 	c := &chapter{w: w, costs: &costs{}}
 	if w.size > 0 {
-		c.costs.add("image, uncompressed: the programs and rsync with its libraries, or -image-archive", fmt.Sprintf("%d MiB", w.size>>20))
+		c.costs.add("image, uncompressed", fmt.Sprintf("%d MiB", w.size>>20))
 	}
 	if chosen("story") || chosen("faults") {
 		c.prologue(t)

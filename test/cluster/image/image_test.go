@@ -195,11 +195,23 @@ func TestDir(t *testing.T) {
 	); err != nil {
 		t.Fatal(err)
 	}
+	owner := os.Getuid()
+	if owner == 0 { // only root may give files away
+		owner = 7
+		if err := os.Lchown(filepath.Join(dir, "a", "file"), owner, owner+1); err != nil {
+			t.Fatal(err)
+		}
+	}
 	files, err := image.Dir(dir, "/at")
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, img, _ := write(t, image.Image{Name: "dir", Files: files})
+	for _, h := range headers(t, img) {
+		if h.Name == "at/a/file" && h.Uid != owner {
+			t.Errorf("%s belongs to %d", h.Name, h.Uid)
+		}
+	}
 	root := t.TempDir()
 	unpack(t, img, root)
 	b, err := os.ReadFile(filepath.Join(root, "at", "a", "link"))

@@ -8,6 +8,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"vmfr/agent/jail"
 )
@@ -30,7 +31,7 @@ func Program(source, at string) ([]File, error) {
 	return files, nil
 }
 
-// Dir is everything in a folder of this machine, at a path of the image. All is root's.
+// Dir is everything in a folder of this machine, at a path of the image, with its owners and modes.
 func Dir(source, at string) ([]File, error) {
 	var files []File
 	err := filepath.WalkDir(source, func(file string, d fs.DirEntry, err error) error {
@@ -42,6 +43,9 @@ func Dir(source, at string) ([]File, error) {
 			return err
 		}
 		f := File{Path: path.Join(at, strings.TrimPrefix(file, source)), Mode: info.Mode()}
+		if owner, ok := info.Sys().(*syscall.Stat_t); ok {
+			f.UID, f.GID = int(owner.Uid), int(owner.Gid)
+		}
 		switch info.Mode().Type() {
 		case 0:
 			f.Source = file
