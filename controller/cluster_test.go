@@ -58,6 +58,7 @@ func TestCluster(t *testing.T) {
 	t.Run("roles", e.testRoles)
 	t.Run("references", e.testReferences)
 	t.Run("leader election", e.testLeaderElection)
+	t.Run("adrift", e.testAdrift)
 	t.Run("acceptance", e.testAcceptance)
 }
 

@@ -66,7 +66,9 @@ func (e *env) testRoles(t *testing.T) {
 		create velero.io restores default
 		patch oadp.openshift.io virtualmachinebackupsdiscoveries velero
 		create oadp.openshift.io virtualmachinefilerestores velero
-		get oadp.openshift.io virtualmachinefilerestores default
+		delete oadp.openshift.io virtualmachinefilerestores default
+		create oadp.openshift.io virtualmachinefilerestores default
+		get oadp.openshift.io virtualmachinebackupsdiscoveries default
 		get kubevirt.io virtualmachines default
 		get coordination.k8s.io leases kube-system
 		update coordination.k8s.io leases vmfr-system`), "\n") {

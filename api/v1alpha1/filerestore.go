@@ -87,7 +87,7 @@ type VirtualMachineFileRestoreSpec struct {
 	// +optional
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:MaxLength=32
-	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('10m')",message="ttl must be at least 10m"
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,6}([.][0-9]{1,9})?(ns|us|ms|s|m|h))+$') && duration(self) >= duration('10m')",message="ttl must be at least 10m, in hours, minutes and seconds, such as 48h or 1h30m"
 	TTL *metav1.Duration `json:"ttl,omitempty"`
 
 	// A Secret whose values are keys or passphrases of LUKS volumes; each is tried. An addition to

@@ -143,6 +143,9 @@ func (s *scope) degraded(t tally) {
 
 func (s *scope) served(t tally) string {
 	text := fmt.Sprintf("%d volumes are served", t.available)
+	if t.available == 1 {
+		text = "1 volume is served"
+	}
 	if t.failed > 0 {
 		text += fmt.Sprintf(", %d failed", t.failed)
 	}

@@ -86,7 +86,7 @@ func (r *reconciler) readDisks(ctx context.Context, s *scope) error {
 		return errStop
 	}
 	if !slices.ContainsFunc(s.backups, func(b *backup) bool { return slices.ContainsFunc(b.disks, func(d *disk) bool { return d.known }) }) {
-		s.stop(v1alpha1.ReasonNoValidBackupsFound, "none of the backups can be restored: status.pvcRestores says why for each volume")
+		s.stop(v1alpha1.ReasonNoValidBackupsFound, "none of the backups can be restored: status.pvcRestores says why for each volume. The first: "+s.tally().reason)
 		return errStop
 	}
 	return nil

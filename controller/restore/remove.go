@@ -25,6 +25,7 @@ type removal struct {
 	*scope
 	labels     client.MatchingLabels
 	namespaces []corev1.Namespace // those that were made for it
+	abandoned  bool               // Velero's namespace is being deleted, and Velero with it
 	restores   []velerov1.Restore
 	left       []string // what is still there, for the user
 	lingering  []string // the same, of what holds up nothing but the finalizer
@@ -84,11 +85,9 @@ func (r *reconciler) runRemoval(ctx context.Context, d *removal) (string, error)
 		return "namespaces", err
 	}
 	d.namespaces = namespaces.Items
-	var restores velerov1.RestoreList
-	if err := r.direct.List(ctx, &restores, client.InNamespace(r.Plan.Namespace), d.labels); err != nil {
+	if err := r.findRestores(ctx, d); err != nil {
 		return "Velero Restores", err
 	}
-	d.restores = restores.Items
 	for _, step := range removals {
 		if err := step.run(r, ctx, d); err != nil || len(d.left) > 0 {
 			return step.name, err
@@ -99,6 +98,25 @@ func (r *reconciler) runRemoval(ctx context.Context, d *removal) (string, error)
 		return "Velero Restores", nil
 	}
 	return "", nil
+}
+
+// findRestores lists the Velero Restores of the session. Where Velero was uninstalled there are none, and where its
+// namespace is being deleted they go with it: so may the controller's Role there, and Velero's server has gone.
+func (r *reconciler) findRestores(ctx context.Context, d *removal) error {
+	var ns corev1.Namespace
+	if err := r.direct.Get(ctx, client.ObjectKey{Name: r.Plan.Namespace}, &ns); err != nil {
+		return err
+	}
+	d.abandoned = ns.DeletionTimestamp != nil
+	var restores velerov1.RestoreList
+	err := r.direct.List(ctx, &restores, client.InNamespace(r.Plan.Namespace), d.labels)
+	switch {
+	case velero.NotInstalled(err), d.abandoned && apierrors.IsForbidden(err):
+	case err != nil:
+		return err
+	}
+	d.restores = restores.Items
+	return nil
 }
 
 // finish takes the finalizer off: nothing is left.
@@ -156,8 +174,14 @@ func (r *reconciler) removeHolders(ctx context.Context, d *removal) error {
 // cancelMoves stops data movers: one that loses its target volume under its feet leaves pods and mounts
 // behind. Who does not answer (a node that is gone) is waited for up to a limit.
 func (r *reconciler) cancelMoves(ctx context.Context, d *removal) error {
+	if d.abandoned {
+		return nil
+	}
 	for i := range d.restores {
 		moves, err := velero.Downloads(ctx, r.direct, r.Plan.Namespace, d.restores[i].Name)
+		if velero.NotInstalled(err) {
+			return nil
+		}
 		if err != nil {
 			return err
 		}
@@ -180,6 +204,9 @@ func (r *reconciler) cancelMoves(ctx context.Context, d *removal) error {
 // would make the namespaces again that are deleted meanwhile. The others are deleted at once, and
 // Velero's finalizer removes their logs and results from the object storage.
 func (r *reconciler) removeRestores(ctx context.Context, d *removal) error {
+	if d.abandoned {
+		return nil // they go with their namespace, whoever has to take Velero's finalizer off
+	}
 	for i := range d.restores {
 		o := &d.restores[i]
 		if velero.CreatingObjects(o) && d.within(d.vmfr.DeletionTimestamp.Time, r.CancelLimit) {

@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -10,9 +11,14 @@ import (
 	velerov1 "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
 	velerov2alpha1 "github.com/vmware-tanzu/velero/pkg/apis/velero/v2alpha1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"vmfr/api/v1alpha1"
 	"vmfr/controller/velero"
@@ -221,5 +227,51 @@ func (su *suite) heldUp(t *testing.T) {
 	})
 	if left := w.inventory(t, v); len(left) > 0 {
 		t.Errorf("left behind:\n%s", strings.Join(left, "\n"))
+	}
+}
+
+// uninstalled: without Velero's kinds a deletion ends all the same, whether the process knew them before or not.
+func (su *suite) uninstalled(t *testing.T) {
+	w := su.newWorld(t, 1, nil)
+	for i, missing := range []error{
+		&meta.NoKindMatchError{GroupKind: schema.GroupKind{Group: "velero.io", Kind: "Restore"}, SearchedVersions: []string{"v1"}},
+		apierrors.NewNotFound(schema.GroupResource{Group: "velero.io", Resource: "restores"}, ""),
+	} {
+		w.restart(t, w.client, nil)
+		v := w.restore(t, fmt.Sprintf("uninstalled-%d", i), nil)
+		w.drive(t, v)
+		names := w.names(v)
+		inner, err := client.NewWithWatch(su.cp.Config, client.Options{Scheme: su.scheme, Mapper: su.client.RESTMapper()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.restart(t, interceptor.NewClient(inner, interceptor.Funcs{
+			List: func(ctx context.Context, c client.WithWatch, list client.ObjectList, opts ...client.ListOption) error {
+				switch list.(type) {
+				case *velerov1.RestoreList, *velerov2alpha1.DataDownloadList, *snapshotv1.VolumeSnapshotContentList:
+					return missing
+				}
+				return c.List(ctx, list, opts...)
+			},
+		}), nil)
+		if err := w.client.Delete(ctx, v); err != nil {
+			t.Fatal(err)
+		}
+		cluster.Await(t, limit, func() error {
+			if _, err := w.r.Reconcile(ctx, ctrl.Request{NamespacedName: client.ObjectKeyFromObject(v)}); err != nil {
+				return err
+			}
+			if err := w.client.Get(ctx, client.ObjectKeyFromObject(v), v); !apierrors.IsNotFound(err) {
+				return fmt.Errorf("it is there (%v): %+v", err, progressing(&v.Status))
+			}
+			return nil
+		})
+		// The Restore is there in truth, and nobody asked about it.
+		if err := w.client.Delete(ctx, &velerov1.Restore{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: names.Restore(1)}}); err != nil {
+			t.Error(err)
+		}
+		if left := w.inventory(t, v); len(left) > 0 {
+			t.Errorf("left behind:\n%s", strings.Join(left, "\n"))
+		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	velerov1 "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/types"
 
 	"vmfr/api/session"
@@ -56,7 +57,7 @@ func (r *reconciler) validate(ctx context.Context, s *scope) error {
 		return errStop
 	}
 	if !discovered(d.Status.Phase) {
-		s.stop(v1alpha1.ReasonValidationFailed, fmt.Sprintf("the discovery %s failed, so there is no backup to restore: see its conditions", d.Name))
+		s.stop(v1alpha1.ReasonValidationFailed, fmt.Sprintf("the discovery %s failed, so there is no backup to restore: %s. Mend that, or make a restore that names another discovery", d.Name, whyFailed(&d)))
 		return errStop
 	}
 	s.vm = session.VM{Name: d.Spec.VirtualMachineName, Namespace: d.Spec.VirtualMachineNamespace}
@@ -65,6 +66,14 @@ func (r *reconciler) validate(ctx context.Context, s *scope) error {
 		return err
 	}
 	return r.freeze(ctx, s)
+}
+
+// whyFailed is what a discovery says of its failure.
+func whyFailed(d *v1alpha1.VirtualMachineBackupsDiscovery) string {
+	if c := meta.FindStatusCondition(d.Status.Conditions, v1alpha1.ConditionReady); c != nil && c.Message != "" {
+		return c.Message
+	}
+	return "see its conditions"
 }
 
 // discovered tells whether a discovery's result can be used.

@@ -1,6 +1,11 @@
 package velero
 
-import "errors"
+import (
+	"errors"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+)
 
 // What can be wrong with a backup's metadata. Other errors are of the API server or of a context
 // that ended.
@@ -16,3 +21,9 @@ var (
 	// ErrNoVM is contents without the virtual machine.
 	ErrNoVM = errors.New("the virtual machine is not in the backup")
 )
+
+// NotInstalled tells whether a list could not be read because the API server serves no such kind: Velero was
+// uninstalled, before this process looked or since then.
+func NotInstalled(err error) bool {
+	return meta.IsNoMatchError(err) || apierrors.IsNotFound(err)
+}

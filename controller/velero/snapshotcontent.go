@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
-	"k8s.io/apimachinery/pkg/api/meta"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
@@ -18,7 +17,7 @@ import (
 func ReleaseSnapshots(ctx context.Context, r client.Reader, w client.Writer, match func(restore string) bool) (left []string, err error) {
 	var list snapshotv1.VolumeSnapshotContentList
 	err = r.List(ctx, &list, client.HasLabels{LabelRestore})
-	if meta.IsNoMatchError(err) {
+	if NotInstalled(err) {
 		return nil, nil // a cluster without CSI snapshots
 	}
 	if err != nil {
