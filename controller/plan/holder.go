@@ -94,6 +94,7 @@ func (b *builder) frontHolder(doc *session.Session) (client.Object, error) {
 // diskHolder attaches one backup's volumes.
 func (b *builder) diskHolder(bk *Backup, doc *session.Session) (client.Object, error) {
 	pod := b.pod([]string{session.KeyJoin}, "--backup", bk.Name) // it has no use for the SSH host's key
+	pod.Affinity.PodAntiAffinity = b.antiAffinity()
 	c := &pod.Containers[0]
 	for i, d := range bk.Disks {
 		if d.Claim == "" {
@@ -201,6 +202,19 @@ func (b *builder) affinity() *corev1.Affinity {
 		Namespaces:    namespaces,
 		TopologyKey:   corev1.LabelHostname,
 	}}}}
+}
+
+// antiAffinity keeps a disk holder from the node where its predecessor still ends, that of the same
+// backup: the pod's own namespace. When all holders of a session leave a node that is drained, their
+// successors are made at once and cannot go anywhere, since pods that end count as the others beside
+// which they have to be. Schedulers from Kubernetes 1.32 on try again when a pod has ended that kept
+// another one away, not when one has ended that attracted it: without this rule the successors would
+// wait for five minutes.
+func (b *builder) antiAffinity() *corev1.PodAntiAffinity {
+	return &corev1.PodAntiAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{{
+		LabelSelector: &metav1.LabelSelector{MatchLabels: PodLabels(b.in.Restore.UID, PartDisks)},
+		TopologyKey:   corev1.LabelHostname,
+	}}}
 }
 
 func fieldEnv(name, path string) corev1.EnvVar {
