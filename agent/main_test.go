@@ -26,20 +26,7 @@ import (
 var agent string
 
 func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "vmfr-agent")
-	if err != nil {
-		panic(err)
-	}
-	agent = filepath.Join(dir, "vmfr-agent")
-	build := exec.Command("go", "build", "-ldflags", "-X main.version=test", "-o", agent, ".")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0") // as it is delivered
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
-		os.Exit(1)
-	}
-	code := m.Run()
-	_ = os.RemoveAll(dir)
-	os.Exit(code)
+	fixture.Main(m, &agent, fixture.Agent)
 }
 
 // result is a finished run.

@@ -13,25 +13,15 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"vmfr/test/fixture"
 )
 
 // program is the controller under test, built once: these tests run it as a pod does.
 var program string
 
 func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "vmfr-controller")
-	if err != nil {
-		panic(err)
-	}
-	program = filepath.Join(dir, "vmfr-controller")
-	build := exec.Command("go", "build", "-ldflags", "-X main.version=test", "-o", program, ".")
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
-		os.Exit(1)
-	}
-	code := m.Run()
-	_ = os.RemoveAll(dir)
-	os.Exit(code)
+	fixture.Main(m, &program, "vmfr/controller")
 }
 
 // callLimit ends a program that should have ended by itself.

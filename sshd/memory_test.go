@@ -1,9 +1,7 @@
 package sshd
 
 import (
-	"bufio"
 	"encoding/binary"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -12,7 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 
 	gossh "golang.org/x/crypto/ssh"
@@ -28,7 +25,7 @@ func TestMemoryOfManyClients(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds the program")
 	}
-	fixture.Need(t, "go", "sftp")
+	fixture.Need(t, "sftp")
 	const (
 		clients = DefaultMaxConns
 		limit   = 256 << 10 // KiB
@@ -38,29 +35,12 @@ func TestMemoryOfManyClients(t *testing.T) {
 	for i := range content { // no two clusters alike
 		content[i] = byte(i*7 ^ i>>9 ^ i>>17)
 	}
-	dir := t.TempDir()
-	img, bin, state := filepath.Join(dir, "d.raw"), filepath.Join(dir, "agent"), filepath.Join(dir, "state")
+	img := filepath.Join(t.TempDir(), "d.raw")
 	if err := os.WriteFile(img, content, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	fixture.Run(t, "go", "build", "-o", bin, "vmfr/agent")
-	cmd := exec.Command(bin, "serve", "--json", "--state", state, "--rsync", "off", "--listen-ssh", "127.0.0.1:0", "--listen-https", "off", "--disk", "b/d="+img+",format=raw")
-	out, err := cmd.StdoutPipe()
-	if err == nil {
-		err = cmd.Start()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = cmd.Process.Signal(syscall.SIGTERM); _ = cmd.Wait() }()
-	var ready struct {
-		SSH struct{ Address, User, IdentityFile, HostKey, KnownHostsFile string }
-	}
-	line, err := bufio.NewReader(out).ReadBytes('\n')
-	if err != nil || json.Unmarshal(line, &ready) != nil {
-		t.Fatalf("%v: %s", err, line)
-	}
-	s := ready.SSH
+	server := fixture.Serve(t, fixture.Program(t, fixture.Agent), "--rsync", "off", "--listen-https", "off", "--disk", "b/d="+img+",format=raw")
+	s := server.SSH
 	key, err := os.ReadFile(s.IdentityFile)
 	if err != nil {
 		t.Fatal(err)
@@ -102,7 +82,7 @@ func TestMemoryOfManyClients(t *testing.T) {
 		}
 	}
 	peak := 0
-	for _, p := range fixture.PeakMemory(t, cmd.Process.Pid) {
+	for _, p := range fixture.PeakMemory(t, server.Cmd.Process.Pid) {
 		peak += int(p >> 10)
 	}
 	t.Logf("peak of %d MiB", peak>>10)

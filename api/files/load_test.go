@@ -1,7 +1,6 @@
 package files
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -10,10 +9,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -31,7 +28,7 @@ func TestMemoryOfManyClients(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds the program")
 	}
-	fixture.Need(t, "curl", "go")
+	fixture.Need(t, "curl")
 	const clients, limit = 64, 256 << 10 // KiB
 	src := t.TempDir()
 	writeFile(t, filepath.Join(src, "big"), random(8<<20))
@@ -40,32 +37,8 @@ func TestMemoryOfManyClients(t *testing.T) {
 		writeFile(t, filepath.Join(src, fmt.Sprintf("small-%03d", i)), random(3000))
 	}
 	img := fixture.Ext4(t, src, 1<<30)
-	bin, state := filepath.Join(t.TempDir(), "agent"), t.TempDir()
-	fixture.Run(t, "go", "build", "-o", bin, "vmfr/agent")
-	if err := os.Chmod(state, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(bin, "serve", "--json", "--state", state, "--listen-ssh", "off", "--listen-https", "127.0.0.1:0", "--disk", "b/d="+img+",format=raw")
-	out, err := cmd.StdoutPipe()
-	if err == nil {
-		err = cmd.Start()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = cmd.Process.Signal(syscall.SIGTERM); _ = cmd.Wait() }()
-	var ready struct {
-		HTTPS struct{ URL, User, PasswordFile, CAFile string }
-	}
-	line, err := bufio.NewReader(out).ReadBytes('\n')
-	if err != nil || json.Unmarshal(line, &ready) != nil {
-		t.Fatalf("%v: %s", err, line)
-	}
-	h := ready.HTTPS
-	password, err := os.ReadFile(h.PasswordFile)
-	if err != nil {
-		t.Fatal(err)
-	}
+	server := fixture.Serve(t, fixture.Program(t, fixture.Agent), "--listen-ssh", "off", "--disk", "b/d="+img+",format=raw")
+	h, password := server.HTTPS, server.Password(t)
 	var wg sync.WaitGroup
 	for i := range clients {
 		path := "/files/backups/b/d/big"
@@ -76,7 +49,7 @@ func TestMemoryOfManyClients(t *testing.T) {
 			path = "/api/v1/archive?format=zip&path=/backups/b/d/big"
 		}
 		wg.Go(func() {
-			out, err := exec.Command("curl", "-q", "-sS", "--fail", "--cacert", h.CAFile, "-u", h.User+":"+strings.TrimSpace(string(password)), "-o", "/dev/null", "-w", "%{size_download}", h.URL+path).CombinedOutput()
+			out, err := exec.Command("curl", "-q", "-sS", "--fail", "--cacert", h.CAFile, "-u", h.User+":"+password, "-o", "/dev/null", "-w", "%{size_download}", h.URL+path).CombinedOutput()
 			if n, _ := strconv.Atoi(string(out)); err != nil || n < 8<<20 {
 				t.Errorf("%s: %v: %s", path, err, out)
 			}
@@ -84,7 +57,7 @@ func TestMemoryOfManyClients(t *testing.T) {
 	}
 	wg.Wait()
 	peak := 0
-	for _, p := range fixture.PeakMemory(t, cmd.Process.Pid) {
+	for _, p := range fixture.PeakMemory(t, server.Cmd.Process.Pid) {
 		peak += int(p >> 10)
 	}
 	t.Logf("peak of %d MiB", peak>>10)

@@ -1,15 +1,11 @@
 package distro
 
 import (
-	"bufio"
-	"encoding/json"
-	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
 	"vmfr/test/fixture"
@@ -18,71 +14,22 @@ import (
 // agentPath is the binary under test, built once.
 var agentPath string
 
-func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "vmfr-distro")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	agentPath = filepath.Join(dir, "vmfr-agent")
-	build := exec.Command("go", "build", "-o", agentPath, "vmfr/agent")
-	build.Stderr = os.Stderr
-	if err := build.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, "build:", err)
-		os.Exit(1)
-	}
-	code := m.Run()
-	_ = os.RemoveAll(dir)
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { fixture.Main(m, &agentPath, fixture.Agent) }
 
-// agent is a running vmfr-agent serve, by its ready line.
-type agent struct {
-	SSH struct {
-		Address, User, IdentityFile, HostKey, KnownHostsFile string
-	}
-	HTTPS struct {
-		URL, User, PasswordFile, CAFile string
-	}
-	Mount string
-}
+// agent is a running vmfr-agent serve.
+type agent struct{ *fixture.Server }
 
 // startAgent serves with the given disks on free ports and a mount, until the test ends. It
 // fails the test if the agent does not end cleanly.
 func startAgent(t *testing.T, args ...string) agent {
 	t.Helper()
 	mount := t.TempDir()
-	args = append([]string{"serve", "--json", "--log-level", "warn", "--state", filepath.Join(t.TempDir(), "state"),
-		"--listen-ssh", "127.0.0.1:0", "--listen-https", "127.0.0.1:0", "--mount", mount}, args...)
-	cmd := exec.Command(agentPath, args...)
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
 	t.Cleanup(func() {
-		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
-			t.Errorf("the agent ended before its time: %v", err)
-		}
-		if err := cmd.Wait(); err != nil {
-			t.Errorf("the agent: %v", err)
-		}
 		if ents, err := os.ReadDir(mount); err != nil || len(ents) > 0 {
 			t.Errorf("the mount is still there: %d entries, %v", len(ents), err)
 		}
 	})
-	var a agent
-	line, err := bufio.NewReader(out).ReadBytes('\n')
-	if err != nil {
-		t.Fatalf("no ready line: %v", err)
-	}
-	if err := json.Unmarshal(line, &a); err != nil {
-		t.Fatalf("ready line %q: %v", line, err)
-	}
-	return a
+	return agent{fixture.Serve(t, agentPath, append([]string{"--mount", mount}, args...)...)}
 }
 
 // sshArgs are the options of sftp and sshfs: the given key, and a host key that is checked.
@@ -96,14 +43,6 @@ func (a agent) sshArgs() []string {
 }
 
 func (a agent) target() string { return a.SSH.User + "@127.0.0.1" }
-
-func (a agent) password(t *testing.T) string {
-	b, err := os.ReadFile(a.HTTPS.PasswordFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return strings.TrimSpace(string(b))
-}
 
 // other is an image of the same size as the test's disk with one byte set.
 func (a agent) other(t *testing.T) string {

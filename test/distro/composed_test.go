@@ -185,7 +185,7 @@ func TestComposedSystem(t *testing.T) {
 		}
 	})
 	t.Run("links of the guest", func(t *testing.T) { // SFTP and HTTPS resolve absolute ones at the composed root
-		got := fixture.Run(t, "curl", "-sSf", "--cacert", a.HTTPS.CAFile, "-u", a.HTTPS.User+":"+a.password(t), a.HTTPS.URL+"/files/backups/b/rootdisk/srv/www/absolute")
+		got := fixture.Run(t, "curl", "-sSf", "--cacert", a.HTTPS.CAFile, "-u", a.HTTPS.User+":"+a.Password(t), a.HTTPS.URL+"/files/backups/b/rootdisk/srv/www/absolute")
 		if got != "the quarterly report\n" {
 			t.Errorf("%q", got)
 		}

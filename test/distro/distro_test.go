@@ -152,7 +152,7 @@ func TestDistribution(t *testing.T) {
 		// etc/os-release is a link to usr/lib/os-release: the server follows it.
 		for p, same := range map[string]string{"etc/os-release": "usr/lib/os-release", "usr/bin/bash": "usr/bin/bash", "etc/hostname": "etc/hostname"} {
 			out := filepath.Join(t.TempDir(), "out")
-			fixture.Run(t, "curl", "-sSf", "--cacert", a.HTTPS.CAFile, "-u", a.HTTPS.User+":"+a.password(t), "-o", out,
+			fixture.Run(t, "curl", "-sSf", "--cacert", a.HTTPS.CAFile, "-u", a.HTTPS.User+":"+a.Password(t), "-o", out,
 				a.HTTPS.URL+"/files/backups/b-qcow2/rootdisk/"+p)
 			if got := fixture.Sum(t, out); got != want[same].SHA256 {
 				t.Errorf("%s by HTTPS has sum %s, want %s", p, got, want[same].SHA256)
@@ -160,7 +160,7 @@ func TestDistribution(t *testing.T) {
 		}
 	})
 	t.Run("metrics", func(t *testing.T) {
-		out := fixture.Run(t, "curl", "-sSf", "--cacert", a.HTTPS.CAFile, "-u", a.HTTPS.User+":"+a.password(t), a.HTTPS.URL+"/metrics")
+		out := fixture.Run(t, "curl", "-sSf", "--cacert", a.HTTPS.CAFile, "-u", a.HTTPS.User+":"+a.Password(t), a.HTTPS.URL+"/metrics")
 		for _, series := range []string{`vmfr_read_bytes_total{frontend="fuse"}`, `vmfr_operations_total{frontend="sftp",operation="read"}`,
 			`vmfr_metadata_cache_lookups_total{result="hit"}`, `vmfr_cache_hits_total{backup="b-qcow2",cache="clusters",disk="rootdisk"}`,
 			"vmfr_disk_open_seconds_bucket", `vmfr_errors_total{kind="corrupt"} 0`, "process_resident_memory_bytes", "go_goroutines"} {

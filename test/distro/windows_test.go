@@ -137,7 +137,7 @@ func TestWindows(t *testing.T) {
 		}
 	})
 	t.Run("stream", func(t *testing.T) {
-		args := []string{"-sSf", "--cacert", a.HTTPS.CAFile, "-u", a.HTTPS.User + ":" + a.password(t)}
+		args := []string{"-sSf", "--cacert", a.HTTPS.CAFile, "-u", a.HTTPS.User + ":" + a.Password(t)}
 		file := a.HTTPS.URL + "/files/backups/b/system/Users/alice/Documents/report.docx"
 		if got := fixture.Run(t, "curl", append(args, file+"?stream=Zone.Identifier")...); got != winStream {
 			t.Errorf("by HTTPS: %q", got)

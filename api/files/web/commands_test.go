@@ -1,9 +1,7 @@
 package web_test
 
 import (
-	"bufio"
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -119,25 +117,7 @@ type program struct {
 func serveProgram(t *testing.T, image string) *program {
 	t.Helper()
 	dir := t.TempDir()
-	agent, state := filepath.Join(dir, "agent"), filepath.Join(dir, "state")
-	fixture.Run(t, "go", "build", "-o", agent, "vmfr/agent")
-	cmd := exec.Command(agent, "serve", "--json", "--state", state, "--listen-ssh", "127.0.0.1:0", "--listen-https", "127.0.0.1:0", "--disk", "b1/root="+image+",format=raw")
-	out, err := cmd.StdoutPipe()
-	if err == nil {
-		err = cmd.Start()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = cmd.Process.Signal(syscall.SIGTERM); _ = cmd.Wait() })
-	var ready struct {
-		SSH   struct{ User, IdentityFile, HostKey string }
-		HTTPS struct{ URL, User, PasswordFile, CAFile string }
-	}
-	line, err := bufio.NewReader(out).ReadBytes('\n')
-	if err != nil || json.Unmarshal(line, &ready) != nil {
-		t.Fatalf("%v: %s", err, line)
-	}
+	ready := fixture.Serve(t, fixture.Program(t, fixture.Agent), "--disk", "b1/root="+image+",format=raw")
 	read := func(path string) string {
 		b, err := os.ReadFile(path)
 		if err != nil {
