@@ -1,6 +1,7 @@
 package holder
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -324,6 +325,37 @@ func TestDocuments(t *testing.T) {
 			t.Errorf("%s: the backup is held", name)
 		}
 	}
+}
+
+// TestToldOnce: why a disk cannot be opened is logged once, until there is another reason or none.
+func TestToldOnce(t *testing.T) {
+	var log bytes.Buffer
+	root := t.TempDir()
+	h := &holder{Config: Config{Root: root, Log: slog.New(slog.NewTextHandler(&log, nil))}}
+	r := &resources{disks: []disk{{Disk: api.Disk{Name: "d", Mode: api.Filesystem}}}}
+	lines := func(text string, want int) {
+		t.Helper()
+		for range 3 {
+			r.improve(h)
+		}
+		if n := strings.Count(log.String(), text); n != want {
+			t.Errorf("%q is told %d times instead of %d:\n%s", text, n, want, log.String())
+		}
+	}
+	const refused = "a disk cannot be opened"
+	lines(refused, 1)
+	dir := filepath.Join(root, api.Volume(0))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	lines(refused, 2)
+	lines("holds no disk.img", 1)
+	if err := os.WriteFile(filepath.Join(dir, "disk.img"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	lines("a disk is open now", 1)
+	lines(refused, 2)
+	r.closeDisks()
 }
 
 func TestOpenImage(t *testing.T) {

@@ -30,6 +30,7 @@ type disk struct {
 	file   *os.File
 	format string
 	err    error
+	told   string // the err that was logged last
 }
 
 // open opens what the documents name and is not open yet. A disk that cannot be opened does not
@@ -47,21 +48,26 @@ func (r *resources) open(h *holder) error {
 		}
 	}
 	r.improve(h)
-	for i, d := range r.disks {
-		if d.err != nil {
-			h.Log.Warn("a disk cannot be opened", "disk", d.Name, "index", i, "err", d.err)
-		}
-	}
 	return nil
 }
 
-// improve tries the disks that are not open; it tells whether one of them is now.
+// improve tries the disks that are not open; it tells whether one of them is now. It is called again and
+// again: why a disk cannot be opened is logged when that is another reason than before.
 func (r *resources) improve(h *holder) bool {
 	better := false
 	for i := range r.disks {
 		if d := &r.disks[i]; d.file == nil {
 			d.file, d.format, d.err = openDisk(h, i, d.Mode)
 			better = better || d.err == nil
+			log := h.Log.With("disk", d.Name, "index", i)
+			switch {
+			case d.err != nil && d.err.Error() != d.told:
+				d.told = d.err.Error()
+				log.Warn("a disk cannot be opened", "err", d.err)
+			case d.err == nil && d.told != "":
+				d.told = ""
+				log.Info("a disk is open now")
+			}
 		}
 	}
 	return better
