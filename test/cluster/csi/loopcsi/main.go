@@ -59,6 +59,7 @@ func run(ctx context.Context, d *csi.Driver, s csi.Sockets, kubeconfig string) e
 	if err != nil {
 		return err
 	}
+	config.QPS = -1 // 60 claims at once would wait 15 s for client-go's own limit
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	served := make(chan error, 1)
