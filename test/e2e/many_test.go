@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -25,6 +26,8 @@ import (
 // Many sessions on one node.
 const (
 	manySessions, manyDisks = 20, 3
+	// manyLimit is for all of them together, on a busy machine.
+	manyLimit = 2 * endLimit
 	// manyPods is how many pods a kubelet takes, unless it is told otherwise.
 	manyPods = 110
 )
@@ -51,12 +54,14 @@ func (c *chapter) many(t *testing.T) {
 	c.w.fill(t, all)
 	t.Logf("objects and volumes were made in %s", time.Since(prepared).Round(10*time.Millisecond))
 
-	began := time.Now()
+	asked := func() float64 { return c.w.controllerMetrics(t).sum("rest_client_requests_total") }
+	began, requests := time.Now(), asked()
 	for _, p := range all {
 		p.begin(t)
 	}
 	served := c.w.awaitCompleted(t, all, began)
 	c.costs.add(what+", starting together: until half of them are Completed, and all", seconds(served[len(served)/2], served[len(served)-1]))
+	c.costs.requests(what+": the controller's requests to the API server until then", asked()-requests)
 	pods := c.w.awaitHolders(t, all)
 	ready := time.Since(began)
 	var servers []pull.Server
@@ -88,8 +93,10 @@ func (c *chapter) many(t *testing.T) {
 	c.manyCosts(t, what, idle)
 
 	gone := time.Now()
+	requests = asked()
 	c.w.removeAll(t, all)
 	took := time.Since(gone)
+	c.costs.requests(what+": the controller's requests to the API server to remove them", asked()-requests)
 	c.w.awaitNothingLeft(t, before)
 	c.costs.add(what+", deleted together: until all are gone, and nothing is left on the node", seconds(took, time.Since(gone)))
 }
@@ -98,7 +105,7 @@ func (c *chapter) many(t *testing.T) {
 func (w *world) awaitCompleted(t *testing.T, all []*premade, began time.Time) (served []time.Duration) {
 	t.Helper()
 	done := map[string]bool{}
-	cluster.Await(t, endLimit, func() error {
+	cluster.Await(t, manyLimit, func() error {
 		var list v1alpha1.VirtualMachineFileRestoreList
 		if err := w.admin.List(t.Context(), &list, client.InNamespace(*veleroNamespace)); err != nil {
 			return err
@@ -125,7 +132,7 @@ func (w *world) awaitCompleted(t *testing.T, all []*premade, began time.Time) (s
 // awaitHolders waits until all holders are ready, and returns how many pods the node has then.
 func (w *world) awaitHolders(t *testing.T, all []*premade) (pods int) {
 	t.Helper()
-	cluster.Await(t, serveLimit, func() error {
+	cluster.Await(t, manyLimit, func() error {
 		var list corev1.PodList
 		if err := w.admin.List(t.Context(), &list); err != nil {
 			return err
@@ -198,7 +205,7 @@ func (w *world) removeAll(t testing.TB, all []*premade) {
 		}
 	}
 	for _, p := range all {
-		cluster.Await(t, endLimit, func() error {
+		cluster.Await(t, manyLimit, func() error {
 			err := cluster.Gone(w.admin, p.VirtualMachineFileRestore)
 			if err != nil && w.get(p.VirtualMachineFileRestore) == nil {
 				err = fmt.Errorf("%w: %s", err, p.text())
@@ -209,23 +216,37 @@ func (w *world) removeAll(t testing.TB, all []*premade) {
 }
 
 // manyCosts records what the sessions that were read have cost, and checks that nobody was refused for a limit.
-func (c *chapter) manyCosts(t *testing.T, what string, idle agentMetrics) {
+func (c *chapter) manyCosts(t *testing.T, what string, idle metrics) {
 	t.Helper()
-	m := c.w.agentMetrics(t)
+	const held = manySessions * (manyDisks + 2) // two listeners
+	var m metrics
+	var of map[string][]memory
+	cluster.Await(t, serveLimit, func() error { // a worker may just be ending whose successor serves
+		m, of = c.w.agentMetrics(t), c.w.memories(t)
+		if n := m.sum("vmfr_node_sessions", `state="Serving"`); n != manySessions {
+			return fmt.Errorf("the agent serves %v sessions", n)
+		}
+		if n := m.sum("vmfr_node_held_descriptors"); n != held {
+			return fmt.Errorf("the agent holds %v descriptors for holders, not %d", n, held)
+		}
+		for _, k := range manyKinds {
+			if len(of[k.name]) != k.each*manySessions {
+				return fmt.Errorf("%d processes of the kind %s for %d sessions", len(of[k.name]), k.name, manySessions)
+			}
+		}
+		return nil
+	})
 	for _, result := range []string{"refused", "key", "token", "descriptor", "protocol"} {
 		if n := m.sum("vmfr_node_hellos_total", `result="`+result+`"`) - idle.sum("vmfr_node_hellos_total", `result="`+result+`"`); n != 0 {
 			t.Errorf("the agent answered %v holders with %q", n, result)
 		}
 	}
-	if n := m.sum("vmfr_node_worker_restarts_total") - idle.sum("vmfr_node_worker_restarts_total"); n != 0 {
-		t.Errorf("%v workers were started again", n)
+	// A worker that the machine gives no time is started again; one that died is a defect.
+	died := func(m metrics) float64 {
+		return m.sum("vmfr_node_worker_restarts_total") - m.sum("vmfr_node_workers_hung_total")
 	}
-	if n := m.sum("vmfr_node_sessions", `state="Serving"`); n != manySessions {
-		t.Errorf("the agent serves %v sessions", n)
-	}
-	const held = manySessions * (manyDisks + 2) // two listeners
-	if n := m.sum("vmfr_node_held_descriptors"); n != held {
-		t.Errorf("the agent holds %v descriptors for holders, not %d", n, held)
+	if n := died(m) - died(idle); n != 0 {
+		t.Errorf("%v workers died", n)
 	}
 
 	opened := m.sum("vmfr_node_open_seconds_count") - idle.sum("vmfr_node_open_seconds_count")
@@ -241,53 +262,88 @@ func (c *chapter) manyCosts(t *testing.T, what string, idle agentMetrics) {
 	}
 	c.costs.add(what+": descriptors of the agent, of these holders'", fmt.Sprintf("%d, %d", len(files), held))
 	c.costs.add(what+": agent: resident, its own", memoryOf(t, agent.pid))
-	for _, kind := range []struct {
-		name  string
-		words []string
-		each  int
-	}{{"worker", []string{workerName, "work"}, 1}, {"starter of rsync's jail", []string{"vmfr-jail"}, 1}, {"holder", []string{"/vmfr-agent", "hold"}, 2}} {
-		var resident, own []int64
-		for _, p := range c.w.processes(t) {
-			if p.is(kind.words...) {
-				m := memoryOf(t, p.pid)
-				resident, own = append(resident, m.resident), append(own, m.own)
-			}
-		}
-		if len(resident) != kind.each*manySessions {
-			t.Errorf("%d processes of the kind %s for %d sessions", len(resident), kind.name, manySessions)
-			continue
-		}
-		slices.Sort(resident)
-		slices.Sort(own)
-		c.costs.add(fmt.Sprintf("%s: %s: resident, its own, median", what, kind.name), memory{resident[len(resident)/2], own[len(own)/2]})
-		c.costs.add(fmt.Sprintf("%s: %s: resident, its own, most", what, kind.name), memory{resident[len(resident)-1], own[len(own)-1]})
+	for _, k := range manyKinds {
+		slices.SortFunc(of[k.name], func(a, b memory) int { return cmp.Compare(a.resident, b.resident) })
+		c.costs.add(fmt.Sprintf("%s: %s: resident, its own, median", what, k.name), of[k.name][len(of[k.name])/2])
+		c.costs.add(fmt.Sprintf("%s: %s: resident, its own, most", what, k.name), of[k.name][len(of[k.name])-1])
 	}
 }
 
-// agentMetrics is what the agent tells Prometheus.
-type agentMetrics string
+// requests records how many there were, unless a controller was started again meanwhile.
+func (c *costs) requests(what string, n float64) {
+	if n > 0 {
+		c.add(what, n)
+	}
+}
 
-// agentMetrics asks the agent of the suite's own node.
-func (w *world) agentMetrics(t testing.TB) agentMetrics {
+// manyKinds are the processes that sessions have, by their command lines.
+var manyKinds = []struct {
+	name  string
+	words []string
+	each  int // of a session
+}{{"worker", []string{workerName, "work"}, 1}, {"starter of rsync's jail", []string{"vmfr-jail"}, 1}, {"holder", []string{"/vmfr-agent", "hold"}, 2}}
+
+// memories is what each process of manyKinds has.
+func (w *world) memories(t testing.TB) map[string][]memory {
 	t.Helper()
-	pods, err := w.pods(agentNamespace, "app.kubernetes.io/name", "vmfr-agent")
-	if err != nil || len(pods) != 1 {
-		t.Fatalf("%d agents: %v", len(pods), err)
+	of := map[string][]memory{}
+	for _, p := range w.processes(t) {
+		for _, k := range manyKinds {
+			if p.is(k.words...) && !p.probe() {
+				of[k.name] = append(of[k.name], memoryOf(t, p.pid))
+			}
+		}
 	}
-	r, err := http.Get("http://" + net.JoinHostPort(pods[0].Status.PodIP, "9808") + "/metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Body.Close()
-	b, err := io.ReadAll(r.Body)
-	if err != nil || r.StatusCode != http.StatusOK {
-		t.Fatalf("the agent's metrics: %s: %v", r.Status, err)
-	}
-	return agentMetrics(b)
+	return of
+}
+
+// metrics are what pods tell Prometheus, one text after the other.
+type metrics string
+
+// agentMetrics are the agent's, controllerMetrics those of both controllers.
+func (w *world) agentMetrics(t testing.TB) metrics {
+	t.Helper()
+	return w.metrics(t, agentNamespace, "vmfr-agent", "9808")
+}
+
+func (w *world) controllerMetrics(t testing.TB) metrics {
+	t.Helper()
+	return w.metrics(t, controllerNamespace, "vmfr-controller", "8080")
+}
+
+func (w *world) metrics(t testing.TB, namespace, app, port string) metrics {
+	t.Helper()
+	var all strings.Builder
+	cluster.Await(t, serveLimit, func() error { // a busy machine's controllers may just be starting again
+		all.Reset()
+		pods, err := w.pods(namespace, "app.kubernetes.io/name", app)
+		if err != nil {
+			return err
+		}
+		if len(pods) == 0 {
+			return fmt.Errorf("no pod of %s is there", app)
+		}
+		for _, p := range pods {
+			r, err := http.Get("http://" + net.JoinHostPort(p.Status.PodIP, port) + "/metrics")
+			if err != nil {
+				return err
+			}
+			_, err = io.Copy(&all, r.Body)
+			_ = r.Body.Close()
+			if err != nil {
+				return err
+			}
+			if r.StatusCode != http.StatusOK {
+				return fmt.Errorf("the metrics of %s: %s", p.Name, r.Status)
+			}
+		}
+		return nil
+	})
+	return metrics(all.String())
 }
 
 // sum adds up a metric over all series that have the given labels.
-func (m agentMetrics) sum(name string, labels ...string) (sum float64) {
+func (m metrics) sum(name string, labels ...string) (sum float64) {
 	for line := range strings.Lines(string(m)) {
 		series, value, ok := strings.Cut(strings.TrimSpace(line), " ")
 		if base, _, _ := strings.Cut(series, "{"); !ok || base != name || slices.ContainsFunc(labels, func(l string) bool { return !strings.Contains(series, l) }) {
@@ -300,7 +356,7 @@ func (m agentMetrics) sum(name string, labels ...string) (sum float64) {
 }
 
 // below is the least bound of a histogram's classes that all observations since before are below.
-func (m agentMetrics) below(name string, before agentMetrics) string {
+func (m metrics) below(name string, before metrics) string {
 	all := m.sum(name+"_count") - before.sum(name+"_count")
 	for line := range strings.Lines(string(m)) {
 		series, _, _ := strings.Cut(line, " ")
