@@ -30,9 +30,11 @@ import (
 const (
 	// leaseName is the Lease that controllers of one Velero namespace compete for.
 	leaseName = "vmfr-controller"
-	// requestRate and requestBurst bound requests a second to the API server: a session is some 30
-	// objects, and several begin at once.
-	requestRate, requestBurst = 50, 100
+	// requestRate and requestBurst bound requests a second to the API server. A session is some 30
+	// objects, and until it serves each of some 15 events has eight things looked at again, which are
+	// not cached: 20 sessions that begin at once are 3,000 requests. The API server shares itself out
+	// among its clients, so this is only for a controller that runs wild.
+	requestRate, requestBurst = 200, 400
 	// stopLimit is how long reconciliations may take to end; a pod has 30 s.
 	stopLimit = 20 * time.Second
 	// askLimit bounds what is asked of the API server before anything else.
