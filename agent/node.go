@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"strconv"
 	"strings"
 	"time"
@@ -82,8 +83,8 @@ func (f *nodeFlags) run(c *cobra.Command) error {
 		if program == rsyncAuto {
 			program = "rsync"
 		}
-		cfg.Rsync = func() (supervisor.Jail, error) {
-			j, err := jail.Start(program)
+		cfg.Rsync = func(start func(*exec.Cmd) error) (supervisor.Jail, error) {
+			j, err := jail.StartBy(start, program)
 			return sharedJail{j}, err
 		}
 	}

@@ -39,15 +39,18 @@ type Jail struct {
 // Start starts the starter for program, an absolute path or a name in PATH. The current program
 // must call Main when its first argument is Command. It is to be called before a FUSE mount is
 // served by this process. Errors are ErrUnavailable with the reason.
-func Start(program string) (*Jail, error) {
-	j, err := start(program)
+func Start(program string) (*Jail, error) { return StartBy((*exec.Cmd).Start, program) }
+
+// StartBy is Start for a process that starts others in a way of its own.
+func StartBy(begin func(*exec.Cmd) error, program string) (*Jail, error) {
+	j, err := start(begin, program)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	return j, nil
 }
 
-func start(program string) (*Jail, error) {
+func start(begin func(*exec.Cmd) error, program string) (*Jail, error) {
 	path, err := exec.LookPath(program)
 	if err == nil {
 		path, err = filepath.Abs(path)
@@ -71,7 +74,7 @@ func start(program string) (*Jail, error) {
 			Setsid:     true, // a terminal's Ctrl-C is for the server, which ends in order
 		},
 	}
-	if err := cmd.Start(); err != nil {
+	if err := begin(cmd); err != nil {
 		_ = ours.Close()
 		return nil, fmt.Errorf("this process may not make namespaces (CAP_SYS_ADMIN): %w", err)
 	}
@@ -114,6 +117,9 @@ func (j *Jail) Device() *os.File { return j.device }
 // Files are the starter's socket and its /dev/fuse, to be sent to another process, which makes a
 // Jail of them with Adopt. They stay j's.
 func (j *Jail) Files() (socket, device *os.File) { return j.sock, j.device }
+
+// PID is the starter's, of which the runs are children.
+func (j *Jail) PID() int { return j.cmd.Process.Pid }
 
 // Detach closes j's files without ending the starter: it ends with the process that adopted it.
 func (j *Jail) Detach() error { return errors.Join(j.sock.Close(), j.device.Close()) }

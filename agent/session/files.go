@@ -11,8 +11,8 @@ import (
 const (
 	// closeWait is how long CloseFiles waits for what others handed over to be closed.
 	closeWait = 250 * time.Millisecond
-	// maxClosers bounds the calls of CloseFiles under way, each of which may need a thread: Go ends
-	// a program that has 10,000. Beyond it CloseFiles waits.
+	// maxClosers bounds what is being closed at a time, each of which may need a thread: Go ends
+	// a program that has 10,000. Beyond it what came with messages is waited for.
 	maxClosers = 1024
 	// maxRights is the kernel's own bound of the descriptors that come at once (SCM_MAX_FD): those for
 	// which there is no room are closed by the kernel while it receives, see CloseFiles.
@@ -26,27 +26,40 @@ var closers = make(chan struct{}, maxClosers)
 // file system for the process that serves it (FUSE_FLUSH), and a unix socket for those in it. It waits
 // closeWait at most; done is closed when all are closed.
 func CloseFiles(files []*os.File) (done <-chan struct{}) {
+	return finish(closing(files), func() { closers <- struct{}{} })
+}
+
+// refuse is CloseFiles for what came with messages: when too much is being closed it waits, so that no
+// more come.
+func refuse(files []*os.File) {
+	if len(files) > 0 {
+		closers <- struct{}{}
+		finish(closing(files), func() {})
+	}
+}
+
+// closing makes sockets close at once, and returns what closes all.
+func closing(files []*os.File) func() {
 	for _, f := range files {
 		_ = control(f, func(fd int) error {
 			return unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{}) // ENOTSOCK for others
 		})
 	}
-	return finish(len(files), func(i int) { _ = files[i].Close() })
+	return func() {
+		for _, f := range files {
+			_ = f.Close()
+		}
+	}
 }
 
-// finish calls f with 0 to n-1, one after the other, and waits for that, closeWait at most.
-func finish(n int, f func(i int)) <-chan struct{} {
+// finish takes a place among the closers, calls do, and waits for that, closeWait at most.
+func finish(do, place func()) <-chan struct{} {
 	done := make(chan struct{})
-	if n == 0 {
-		close(done)
-		return done
-	}
-	closers <- struct{}{}
 	go func() {
-		defer func() { <-closers; close(done) }()
-		for i := range n {
-			f(i)
-		}
+		defer close(done)
+		place()
+		defer func() { <-closers }()
+		do()
 	}()
 	limit := time.NewTimer(closeWait)
 	defer limit.Stop()
@@ -80,7 +93,14 @@ func take(fds []int) (files []*os.File, err error) {
 			err = fmt.Errorf("a descriptor: %w", perr)
 		}
 	}
-	finish(len(spare), func(i int) { _ = unix.Close(spare[i]) })
+	if len(spare) > 0 {
+		closers <- struct{}{}
+		finish(func() {
+			for _, fd := range spare {
+				_ = unix.Close(fd)
+			}
+		}, func() {})
+	}
 	return files, err
 }
 

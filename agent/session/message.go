@@ -79,7 +79,7 @@ type Message struct {
 
 // Close closes the files that came with m, as CloseFiles does.
 func (m *Message) Close() {
-	CloseFiles(m.Files)
+	refuse(m.Files)
 	m.Files = nil
 }
 

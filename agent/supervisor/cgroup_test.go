@@ -3,9 +3,11 @@ package supervisor
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -89,6 +91,71 @@ func TestMemoryLimit(t *testing.T) {
 	if _, err := os.Stat(large.dir); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the predecessor's group is left: %v", err)
 	}
+}
+
+// fakeJail is a process that ends when nobody has the other end of its socket any more.
+type fakeJail struct {
+	cmd            *exec.Cmd
+	socket, device *os.File
+}
+
+func (j *fakeJail) Files() (socket, device *os.File) { return j.socket, j.device }
+func (j *fakeJail) PID() int                         { return j.cmd.Process.Pid }
+func (j *fakeJail) Close() error                     { return errors.Join(j.socket.Close(), j.device.Close()) }
+
+// TestRsyncMemoryLimit: what a client makes rsync take is limited for a session as a whole, and is neither
+// the agent's nor the worker's.
+func TestRsyncMemoryLimit(t *testing.T) {
+	fixture.NeedRoot(t)
+	pids := make(chan int, 1)
+	n := startNode(t, func(c *Config) {
+		c.Rsync = func(start func(*exec.Cmd) error) (Jail, error) {
+			p, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				return nil, err
+			}
+			theirs := os.NewFile(uintptr(p[1]), "socket")
+			defer theirs.Close()
+			j := &fakeJail{cmd: &exec.Cmd{Path: "/bin/cat", Args: []string{"cat"}, Stdin: theirs}, socket: os.NewFile(uintptr(p[0]), "socket")}
+			if j.device, err = os.Open(os.DevNull); err != nil {
+				return nil, err
+			}
+			if err := start(j.cmd); err != nil {
+				return nil, err
+			}
+			go func() { _ = j.cmd.Wait() }()
+			pids <- j.cmd.Process.Pid
+			return j, nil
+		}
+	})
+	if n.groups == nil {
+		t.Skip("no group can be made here")
+	}
+	r := n.newRestore()
+	front := r.mustJoin(frontPart, "user")
+	if _, err := r.greeting(); err != nil {
+		t.Fatal(err)
+	}
+	pid := <-pids
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := fmt.Sprintf("%s%s-rsync-%d", groupPrefix, r.doc.ID[:12], pid)
+	if !strings.Contains(string(b), name) {
+		t.Errorf("rsync is in no group of its own but in\n%s", b)
+	}
+	limit, err := os.ReadFile(filepath.Join(n.groups.dir, name, n.groups.limit))
+	if err != nil || strings.TrimSpace(string(limit)) != strconv.Itoa(rsyncMemory) {
+		t.Errorf("its limit is %q, %v", limit, err)
+	}
+	_ = front.Close()
+	eventually(t, func() error {
+		if _, err := os.Stat(filepath.Join(n.groups.dir, name)); !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("the group is left: %w", err)
+		}
+		return nil
+	})
 }
 
 // TestVersion2Files: what is done to the files of version 2, on plain files that stand in for them: a

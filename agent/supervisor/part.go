@@ -107,11 +107,23 @@ func fileID(f *os.File) (id [4]uint64, ok bool) {
 	return id, ok
 }
 
-// closeFiles closes what the part holds and gives its share back.
+// closeFiles closes what the part holds, gives its share back and tells the holder. Storage that does not
+// answer holds up nobody but the holder, and not the session's lock, with which it is called.
 func (p *part) closeFiles() {
-	for _, f := range p.files {
-		_ = f.Close()
+	files, to, why := p.files, p.peer, p.leaving
+	p.files, p.peer = nil, nil
+	done := session.CloseFiles(files)
+	end := func() {
+		p.sess.sup.release(len(files))
+		if to != nil {
+			to.send(&session.Message{Closed: &session.Closed{Reason: why}})
+		}
 	}
-	p.sess.sup.release(len(p.files))
-	p.files = nil
+	select {
+	case <-done:
+		end()
+	default:
+		p.sess.log.Error("a part's storage does not let go of it", "part", session.Part{Backup: p.name}.Name())
+		go func() { <-done; end() }()
+	}
 }

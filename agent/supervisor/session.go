@@ -161,9 +161,7 @@ func (x *sess) renew(old, p *part, from *peer) {
 		old.lost = nil
 	}
 	old.peer, old.who, p.same = from, p.who, old
-	for _, f := range p.files {
-		_ = f.Close()
-	}
+	session.CloseFiles(p.files)
 	x.log.Info("a part's holder connected again", "part", session.Part{Backup: p.name}.Name())
 	x.welcome(from)
 	x.credentials(old, p.credentials)
@@ -255,10 +253,6 @@ func (x *sess) sweep() {
 			continue
 		}
 		p.closeFiles()
-		if p.peer != nil {
-			p.peer.send(&session.Message{Closed: &session.Closed{Reason: p.leaving}})
-			p.peer = nil
-		}
 	}
 	clear(x.closing[len(left):])
 	x.closing = left

@@ -68,8 +68,8 @@ type Config struct {
 	FirstUID, UIDs int
 	// Worker are the arguments of this program that run a worker.
 	Worker []string
-	// Rsync starts a jail for rsync; nil: rsync is refused.
-	Rsync func() (Jail, error)
+	// Rsync starts a jail for rsync, its process by start; nil: rsync is refused.
+	Rsync func(start func(*exec.Cmd) error) (Jail, error)
 	// Appliances read what no worker does; nil: nothing does, for the reason and with the advice
 	// in NoAppliances.
 	Appliances   *Appliances
@@ -91,6 +91,7 @@ type Config struct {
 // Jail is a started jail for rsync, see agent/jail. Close gives up the caller's descriptors.
 type Jail interface {
 	Files() (socket, device *os.File)
+	PID() int // of the process that all runs are started by
 	Close() error
 }
 
@@ -318,7 +319,7 @@ func (s *Supervisor) hurry() {
 		}
 	}
 	if oldest != nil {
-		_ = oldest.Close()
+		go oldest.Close() // what its socket holds may keep who closes it
 		delete(s.silent, oldest)
 	}
 }
@@ -355,7 +356,7 @@ func (s *Supervisor) stop() {
 	}
 	s.mu.Lock()
 	for c := range s.conns {
-		_ = c.Close()
+		go c.Close()
 	}
 	s.mu.Unlock()
 	s.wg.Wait()

@@ -24,6 +24,9 @@ const (
 	// workerLogRate is how many lines a worker may log in a second, after a burst: the log is the
 	// node's, and a worker may be hostile.
 	workerLogRate, workerLogBurst = 20, 200
+	// rsyncMemory is what all runs of rsync of a session may take together, in bytes: what one may
+	// alone (agent/jail), and a few of the ordinary kind. A file list has about 100 bytes for each file.
+	rsyncMemory = 1<<30 + 256<<20
 	// reapLimit is how long the kernel may take to end a killed process before that is told.
 	reapLimit = 5 * time.Second
 )
@@ -48,6 +51,7 @@ type worker struct {
 	process *os.Process
 	killed  bool
 	group   *group
+	rsync   *group        // of its jail's processes; the feeder's alone
 	gone    chan struct{} // closed when the process has ended
 
 	unanswered atomic.Int32 // pings
@@ -177,6 +181,10 @@ func (w *worker) live() error {
 		err = fmt.Errorf("it needed more than its limit of %d MiB of memory: %w", w.memory()>>20, err)
 	}
 	w.group.remove()
+	if w.rsync.outOfMemory() {
+		w.sess.log.Warn("rsync needed more than its limit of memory", "MiB", rsyncMemory>>20)
+	}
+	w.rsync.remove()
 	return err
 }
 
@@ -252,10 +260,13 @@ func (w *worker) feed(conn *session.Conn, weaker []string, records *os.File) err
 	}
 	x.mu.Unlock()
 	if c.SSH && x.sup.cfg.Rsync != nil {
-		if jail, err := x.sup.cfg.Rsync(); err != nil {
+		if jail, err := x.sup.cfg.Rsync(x.sup.spawn.Start); err != nil {
 			x.log.Warn("rsync is refused", "err", err)
 		} else {
 			defer func() { _ = jail.Close() }() // the worker has its own copies then, and with its end the jail ends
+			if w.rsync, err = x.sup.groups.add(x.id[:12]+"-rsync", jail.PID(), rsyncMemory); err != nil {
+				x.log.Debug("rsync has no memory limit of the kernel's", "err", err)
+			}
 			socket, device := jail.Files()
 			message.Files = append(message.Files, socket, device)
 			c.Rsync = true

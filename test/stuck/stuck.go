@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -30,6 +31,7 @@ const (
 type Mount struct {
 	Path    string
 	device  int
+	release func()
 	flushes atomic.Int64
 	polls   atomic.Int64
 }
@@ -55,7 +57,7 @@ func New(t testing.TB) *Mount {
 		defer close(done)
 		m.serve()
 	}()
-	t.Cleanup(func() {
+	m.release = sync.OnceFunc(func() {
 		// Ends all requests, and the server with ENODEV.
 		if err := unix.Unmount(m.Path, unix.MNT_FORCE|unix.MNT_DETACH); err != nil {
 			t.Error(err)
@@ -63,8 +65,12 @@ func New(t testing.TB) *Mount {
 		<-done
 		_ = unix.Close(m.device)
 	})
+	t.Cleanup(m.release)
 	return m
 }
+
+// Release lets go of whoever waits.
+func (m *Mount) Release() { m.release() }
 
 // Flushes tells how often somebody has begun to close the file.
 func (m *Mount) Flushes() int64 { return m.flushes.Load() }
