@@ -71,7 +71,7 @@ func (e *env) testAdrift(t *testing.T) {
 		key := client.ObjectKeyFromObject(o)
 		cluster.Await(t, waitLimit, func() error {
 			if err := e.admin.Get(ctx, key, o); !apierrors.IsNotFound(err) {
-				return fmt.Errorf("%T %s is there: %v", o, key, err)
+				return fmt.Errorf("%T %s is there: %w", o, key, err)
 			}
 			return nil
 		})

@@ -97,8 +97,8 @@ func (f *flags) register(c *cobra.Command) {
 
 	s = f.group("Work at once")
 	s.IntVar(&f.discoveries, "max-concurrent-discoveries", 4, "`N` discoveries")
-	s.IntVar(&f.backups, "max-concurrent-backups", 10, "`N` backups that one discovery looks at")
-	s.IntVar(&f.restores, "max-concurrent-restores", 8, "`N` file restores")
+	s.IntVar(&f.backups, "max-concurrent-backups", 10, "`N` backups that are looked at, by all discoveries together")
+	s.IntVar(&f.restores, "max-concurrent-restores", 8, "`N` file restores that are worked at, and `N` Velero Restores that run for them")
 
 	f.timeouts.register(f.group("Waiting (each ends with a reason in the object's status)"))
 	f.holder.register(f.group("Holder pods"))

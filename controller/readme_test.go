@@ -143,14 +143,44 @@ func testMonitoring(t *testing.T, p *controller) {
 	}
 	for _, name := range slices.Concat(rows, alerts) {
 		base := regexp.MustCompile(`_(bucket|sum|count)$`).ReplaceAllString(name, "")
-		// A counter by reason is not there as long as nothing failed.
-		if !exported[name] && !exported[base] && name != "vmfr_file_restore_failures_total" {
+		if !exported[name] && !exported[base] {
 			t.Errorf("docs/monitoring.md speaks of %s, which the controller does not export", name)
 		}
 	}
+	checkSelectors(t, text)
 	for name := range exported {
 		if strings.HasPrefix(name, "vmfr_") && !slices.Contains(rows, name) {
 			t.Errorf("docs/monitoring.md has no row for %s", name)
+		}
+	}
+}
+
+// checkSelectors: what the alerts select by labels is there, or they would never fire, or always.
+func checkSelectors(t *testing.T, exported string) {
+	t.Helper()
+	_, rules, _ := strings.Cut(read(t, "../docs/monitoring.md"), "\n## Alerts\n")
+	selectors := regexp.MustCompile(`((?:vmfr_(?:build|discover|file)|controller_runtime_|workqueue_|leader_)[a-z_]+)\{([^}]+)\}`).FindAllStringSubmatch(rules, -1)
+	if len(selectors) < 3 {
+		t.Errorf("%d selectors in alerts: is the expression still right?", len(selectors))
+	}
+	for _, s := range selectors {
+		found := slices.ContainsFunc(strings.Split(exported, "\n"), func(line string) bool {
+			if !strings.HasPrefix(line, s[1]+"{") {
+				return false
+			}
+			for _, m := range regexp.MustCompile(`([a-z]+)(=~?)"([^"]*)"`).FindAllStringSubmatch(s[2], -1) {
+				value := regexp.QuoteMeta(m[3])
+				if m[2] == "=~" {
+					value = "(?:" + m[3] + ")"
+				}
+				if !regexp.MustCompile(`[{,]` + m[1] + `="` + value + `"`).MatchString(line) {
+					return false
+				}
+			}
+			return true
+		})
+		if !found {
+			t.Errorf("docs/monitoring.md: nothing that is exported matches %s", s[0])
 		}
 	}
 }

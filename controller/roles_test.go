@@ -262,6 +262,14 @@ func (e *env) testReferences(t *testing.T) {
 			t.Errorf("spec %d that refers to nothing of others: %v", i, err)
 		}
 	}
+	// Outside Velero's namespace nothing would happen: whoever makes one there is told.
+	for namespace, warned := range map[string]bool{"default": true, "velero": false} {
+		manifest := "{apiVersion: oadp.openshift.io/v1alpha1, kind: VirtualMachineFileRestore, metadata: {name: r, namespace: " + namespace + "}, spec: {backupsDiscoveryRef: none}}"
+		out, err := e.Kubectl(manifest, "apply", "--dry-run=server", "-f", "-")
+		if err != nil || strings.Contains(out, "nothing will happen to it in the namespace "+namespace) != warned {
+			t.Errorf("one in %s: %v: %s", namespace, err, out)
+		}
+	}
 	// A change of it is looked at, too; one of labels alone is not.
 	o := restore(v1alpha1.VirtualMachineFileRestoreSpec{DiskKeysSecretRef: ref("default")})
 	if err := e.admin.Create(ctx, o); err != nil {

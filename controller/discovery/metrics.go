@@ -27,6 +27,13 @@ func newCollectors(reg prometheus.Registerer) (*collectors, error) {
 		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "vmfr_discovery_seconds", Help: "How long discoveries took, those resumed after a restart from their first start.", Buckets: prometheus.ExponentialBuckets(1, 2, 13)}),
 		running: prometheus.NewGauge(prometheus.GaugeOpts{Name: "vmfr_discoveries_running", Help: "Discoveries that are worked on."}),
 	}
+	// A counter that is not there before it counts hides its first count from increase().
+	for _, p := range []v1alpha1.DiscoveryPhase{v1alpha1.DiscoveryCompleted, v1alpha1.DiscoveryPartiallyFailed, v1alpha1.DiscoveryFailed} {
+		c.discoveries.WithLabelValues(strings.ToLower(string(p)))
+	}
+	for _, result := range []string{"completed", "skipped", "failed"} {
+		c.backups.WithLabelValues(result)
+	}
 	var errs []error
 	for _, x := range []prometheus.Collector{c.discoveries, c.backups, c.bytes, c.seconds, c.running} {
 		errs = append(errs, reg.Register(x))

@@ -38,6 +38,14 @@ func newInstruments(registry prometheus.Registerer, list func() ([]v1alpha1.Virt
 			Help: "Failed file restores by reason, and failed volumes of backups by state."}, []string{"reason"}),
 		known: map[types.NamespacedName]stage{},
 	}
+	// A counter that is not there before it counts hides its first count from increase().
+	for _, reason := range []string{
+		v1alpha1.ReasonValidationFailed, v1alpha1.ReasonNoValidBackupsFound, v1alpha1.ReasonAllRestoresFailed, v1alpha1.ReasonCriticalFailure, v1alpha1.ReasonFailed,
+		string(v1alpha1.RestoreFailed), string(v1alpha1.RestoreBackupDeleted), string(v1alpha1.RestoreBackupMissing),
+		string(v1alpha1.RestoreUnsupportedPlugin), string(v1alpha1.RestoreExtractionFailed),
+	} {
+		m.failures.WithLabelValues(reason)
+	}
 	var errs []error
 	for _, c := range []prometheus.Collector{census(list), m.seconds, m.failures} {
 		errs = append(errs, registry.Register(c))

@@ -262,7 +262,7 @@ func (su *suite) uninstalled(t *testing.T) {
 				return err
 			}
 			if err := w.client.Get(ctx, client.ObjectKeyFromObject(v), v); !apierrors.IsNotFound(err) {
-				return fmt.Errorf("it is there (%v): %+v", err, progressing(&v.Status))
+				return fmt.Errorf("it is there (%w): %+v", err, progressing(&v.Status))
 			}
 			return nil
 		})
