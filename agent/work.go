@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -11,6 +12,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -106,14 +108,12 @@ func work(conn *session.Conn, weaker []string, log *slog.Logger) error {
 	if err == nil {
 		cfg.Totals = totals
 		cfg.Fallback, cfg.NoFallback, cfg.KeySource = lender.engine(), a.NoAppliance, keySecret
-		weakness := weakness(append(weaker, a.Weaker...))
-		serving := func(b []api.BackupReport) error {
-			return tell(&api.Report{State: api.Serving, Message: weakness, Backups: b})
-		}
+		n := &news{tell: tell, weakness: weakness(append(weaker, a.Weaker...))}
+		cfg.Stalled = n.storage
 		cfg.Ready = func(t *tree.Tree) error {
 			first := reports(t.Backups())
-			err := serving(first)
-			go follow(ctx, t, first, serving)
+			err := n.serving(first)
+			go follow(ctx, t, first, n.serving)
 			return err
 		}
 		err = errors.Join(worker.Run(ctx, cfg), cfg.Audit.Close())
@@ -122,6 +122,44 @@ func work(conn *session.Conn, weaker []string, log *slog.Logger) error {
 		_ = tell(&api.Report{State: api.Failed, Message: api.Text(err.Error())})
 	}
 	return err
+}
+
+// news is what the supervisor is told of a worker that works.
+type news struct {
+	tell     func(*api.Report) error
+	weakness string
+
+	mu      sync.Mutex
+	stalled string // disks whose storage does not answer
+	state   api.State
+	backups []api.BackupReport
+}
+
+// serving tells what was found.
+func (n *news) serving(b []api.BackupReport) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.state, n.backups = api.Serving, b
+	return n.send()
+}
+
+// storage tells of storage, also before anything is served.
+func (n *news) storage(stalls []worker.Stall) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.stalled = worker.StallText(stalls)
+	_ = n.send() // where that fails, the supervisor is gone
+}
+
+func (n *news) send() error {
+	r := &api.Report{State: n.state, Backups: n.backups}
+	if n.state == "" {
+		r.State, r.Message = api.Waiting, cmp.Or(n.stalled, "the disks are being opened")
+	} else if r.Message = n.weakness; n.stalled != "" {
+		r.Message = strings.TrimPrefix(n.weakness+"; "+n.stalled, "; ")
+	}
+	r.Message = api.Text(r.Message)
+	return n.tell(r)
 }
 
 // weakness tells what is missing around this worker.
@@ -198,7 +236,8 @@ func count(ctx context.Context, conn *session.Conn, t *worker.Totals) {
 		if s != last {
 			last = s
 			m := &session.Message{Stats: &session.Stats{ReadBytes: s.ReadBytes, Operations: s.Operations, Errors: s.Errors,
-				Connections: s.Connections, OpenFiles: s.OpenFiles, Latency: s.Latency.Slice(), LatencyNanos: s.Latency.Nanos}}
+				Connections: s.Connections, OpenFiles: s.OpenFiles, Latency: s.Latency.Slice(), LatencyNanos: s.Latency.Nanos,
+				StorageWait: s.StorageWait, Stalled: s.Stalled}}
 			if conn.Send(m, tellLimit) != nil {
 				return
 			}

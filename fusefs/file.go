@@ -99,7 +99,10 @@ func load(x extent.Extent, n int) fuse.ReadResult {
 		splice.Done(pipe)
 		return nil
 	}
-	if got, err := pipe.LoadFromAt(x.Host.Fd(), n, x.HostOff); err != nil || got != n {
+	read := x.Reads.Begin()
+	got, err := pipe.LoadFromAt(x.Host.Fd(), n, x.HostOff)
+	read.End()
+	if err != nil || got != n {
 		splice.Done(pipe)
 		return nil
 	}

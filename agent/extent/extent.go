@@ -11,6 +11,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+
+	"vmfr/agent/latency"
 )
 
 // ErrRange reports an offset or length outside a Reader: negative, or past its end.
@@ -38,6 +40,8 @@ type Extent struct {
 	// by whoever opened the image and is valid as long as the Reader.
 	Host    *os.File
 	HostOff int64
+	// Reads is to be told by whoever reads Host by himself, while he does; nil: nobody asks.
+	Reads *latency.Pending
 }
 
 // ReadFull fills p from off on, and returns how many bytes it could fill. Fewer than all are

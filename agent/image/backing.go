@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"vmfr/agent/latency"
 )
 
 // build opens the chain from the top down into m.layers. Every file opened here is in
@@ -22,7 +24,7 @@ func (m *Image) build(top Source, detected bool, o Options) error {
 	m.detected, m.tables = detected, newTableCache()
 	given := o.Backing
 	for src := top; ; {
-		l, err := m.openLayer(src)
+		l, err := m.openLayer(src, o.Reads)
 		if err != nil {
 			return err
 		}
@@ -108,8 +110,8 @@ func unfollowed(name string, dir Folder) string {
 }
 
 // openLayer opens one file of the chain, which must not be in it already.
-func (m *Image) openLayer(src Source) (layer, error) {
-	f, err := openHost(src.File)
+func (m *Image) openLayer(src Source, reads *latency.Pending) (layer, error) {
+	f, err := openHost(src.File, reads)
 	if err != nil {
 		return nil, err
 	}

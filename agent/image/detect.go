@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+
+	"vmfr/agent/latency"
 )
 
 const qcow2Magic = "QFI\xfb"
@@ -34,8 +36,10 @@ var foreign = []struct {
 // can write any signature onto its own raw disk, so an explicit format is always better, and
 // an image that Open detected as qcow2 gets no backing file. A format that is known but not
 // read here is ErrUnsupported.
-func Detect(f *os.File) (Format, error) {
-	h, err := openHost(f)
+func Detect(f *os.File) (Format, error) { return detect(f, nil) }
+
+func detect(f *os.File, reads *latency.Pending) (Format, error) {
+	h, err := openHost(f, reads)
 	if err != nil {
 		return "", err
 	}

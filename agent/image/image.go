@@ -22,6 +22,7 @@ import (
 	"sync"
 
 	"vmfr/agent/extent"
+	"vmfr/agent/latency"
 )
 
 // Format names how an image file encodes the bytes of a disk.
@@ -78,6 +79,8 @@ type Options struct {
 	// CacheBytes bounds the inflated clusters kept in memory. 0 means DefaultCacheBytes; it
 	// is raised to 8 of the image's clusters.
 	CacheBytes int64
+	// Reads is told of all reads of the image's files while they go on; nil: nobody asks.
+	Reads *latency.Pending
 }
 
 // Folder opens files by their bare names and never one outside of itself, such as *os.Root does.
@@ -127,7 +130,7 @@ const (
 type run struct {
 	kind kind
 	n    int64
-	file *os.File // data
+	file hostFile // data
 	host int64    // data: offset in file
 	pack pack     // packed
 	in   int64    // packed: offset of the range's first byte in the inflated cluster
@@ -175,7 +178,7 @@ func Open(top Source, o Options) (*Image, error) {
 	}
 	detected := top.Format == ""
 	if detected {
-		f, err := Detect(top.File)
+		f, err := detect(top.File, o.Reads)
 		if err != nil {
 			return nil, err
 		}
@@ -295,7 +298,7 @@ func (m *Image) Extent(off, max int64) (extent.Extent, error) {
 	e := extent.Extent{Len: n}
 	switch first.kind {
 	case data:
-		e.Host, e.HostOff = first.file, first.host
+		e.Host, e.HostOff, e.Reads = first.file.File, first.host, first.file.reads
 	case packed:
 	default:
 		e.Zero = true

@@ -105,7 +105,7 @@ func (p *packs) load(k pack) ([]byte, error) {
 	}
 	defer p.input.Put(in)
 	src := (*in)[:n]
-	if _, err := extent.ReadFull(k.q.f.File, src, k.host); err != nil {
+	if _, err := extent.ReadFull(k.q.f, src, k.host); err != nil {
 		return nil, fmt.Errorf("%s at byte %d: %w", k.q.f.Name(), k.host, err)
 	}
 	out := make([]byte, k.q.clusterSize)

@@ -105,7 +105,7 @@ func (q *qcow2) piece(structure string, at, off int64) ([]byte, int64, error) {
 	}
 	b, err := q.tables.Get(tableKey{q.index, start}, func() ([]byte, error) {
 		b := make([]byte, n)
-		if _, err := extent.ReadFull(q.f.File, b, start); err != nil {
+		if _, err := extent.ReadFull(q.f, b, start); err != nil {
 			return nil, fmt.Errorf("qcow2 %s of %s at byte %d: %w", structure, q.f.Name(), start, err)
 		}
 		return b, nil
@@ -242,7 +242,7 @@ func (q *qcow2) verbatim(r run, host, off int64) (run, error) {
 	if host >= q.f.length {
 		return r, q.corrupt("L2 entry", off, "its data at byte %d is behind the end of the file, %d", host, q.f.length)
 	}
-	r.kind, r.file, r.host = data, q.f.File, host
+	r.kind, r.file, r.host = data, q.f, host
 	r.n = min(r.n, q.f.length-host)
 	return r, nil
 }

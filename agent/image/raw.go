@@ -9,16 +9,32 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"vmfr/agent/latency"
 )
 
 // hostFile is a checked file that holds an image: a regular file or a block device.
 type hostFile struct {
 	*os.File
-	length int64 // bytes
+	length int64            // bytes
+	reads  *latency.Pending // see Options
+}
+
+// ReadAt reads as os.File's.
+func (f hostFile) ReadAt(p []byte, off int64) (int, error) {
+	defer f.reads.Begin().End()
+	return f.File.ReadAt(p, off)
+}
+
+// Seek is os.File's, which asks the file system for holes.
+func (f hostFile) Seek(off int64, whence int) (int64, error) {
+	defer f.reads.Begin().End()
+	return f.File.Seek(off, whence)
 }
 
 // openHost checks that f can hold an image at all. Errors wrap ErrUnsupported.
-func openHost(f *os.File) (hostFile, error) {
+func openHost(f *os.File, reads *latency.Pending) (hostFile, error) {
+	defer reads.Begin().End()
 	st, err := f.Stat()
 	if err != nil {
 		return hostFile{}, fmt.Errorf("image: %w", err)
@@ -49,7 +65,7 @@ func openHost(f *os.File) (hostFile, error) {
 	if n == 0 {
 		return hostFile{}, fmt.Errorf("%w: %s is empty; a restore of it may not have finished", ErrUnsupported, f.Name())
 	}
-	return hostFile{f, n}, nil
+	return hostFile{f, n, reads}, nil
 }
 
 // rawLayer is a file whose bytes are the disk's bytes.
@@ -85,7 +101,7 @@ func (r *rawLayer) info() LayerInfo {
 func (r *rawLayer) run(off, max int64, holes bool, steps *int) (run, error) {
 	*steps--
 	if !holes || !r.holes {
-		return run{kind: data, n: max, file: r.f.File, host: off}, nil
+		return run{kind: data, n: max, file: r.f, host: off}, nil
 	}
 	s := r.last.Load()
 	if s == nil || off < s.from || off >= s.to {
@@ -99,7 +115,7 @@ func (r *rawLayer) run(off, max int64, holes bool, steps *int) (run, error) {
 	if s.hole {
 		return run{kind: zero, n: n}, nil
 	}
-	return run{kind: data, n: n, file: r.f.File, host: off}, nil
+	return run{kind: data, n: n, file: r.f, host: off}, nil
 }
 
 // span asks the kernel what lies at off, 0 <= off < length.

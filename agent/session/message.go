@@ -215,7 +215,7 @@ type Pong struct {
 	Error string `json:"error,omitempty"`
 }
 
-// Stats are a worker's counters, which only grow but for Connections and OpenFiles.
+// Stats are a worker's counters, which only grow but for Connections, OpenFiles and what tells of storage.
 type Stats struct {
 	ReadBytes   uint64 `json:"readBytes"`
 	Operations  uint64 `json:"operations"`
@@ -227,6 +227,11 @@ type Stats struct {
 	// LatencyNanos is the sum.
 	Latency      []uint64 `json:"latency,omitempty"`
 	LatencyNanos uint64   `json:"latencyNanos,omitempty"`
+
+	// StorageWait is how long the oldest read has waited that storage has not answered, and Stalled how
+	// many disks' storage does not answer.
+	StorageWait time.Duration `json:"storageWait,omitempty"`
+	Stalled     int           `json:"stalled,omitempty"`
 }
 
 // maxClasses bounds Stats.Latency.

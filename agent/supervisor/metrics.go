@@ -42,6 +42,8 @@ var (
 	descConns    = desc("session_connections", "Connections of clients that are open now.", perSession...)
 	descLatency  = desc("session_operation_seconds", "Time of opening a file, listing a part of a folder, or reading a piece of a file, storage included.", perSession...)
 	descAudit    = desc("audit_lines_total", "Lines of the audit log by result: written; lost because the file could not be written; refused because they were no records.", "result")
+	descWait     = desc("session_storage_wait_seconds", "How long the oldest read of a session's disks has waited that storage has not answered.", perSession...)
+	descStalled  = desc("session_stalled_disks", "Disks of a session whose storage does not answer.", perSession...)
 	descOpen     = desc("session_open_files", "Files that clients have open now.", perSession...)
 )
 
@@ -69,7 +71,7 @@ func newMetrics(s *Supervisor) *metrics {
 // Describe sends the descriptions of what Collect makes.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descSessions, descFiles, descParts, descWorkers, descRestarts, descMemory, descRead, descOps,
-		descErrors, descConns, descOpen, descLatency, descAudit} {
+		descErrors, descConns, descOpen, descWait, descStalled, descLatency, descAudit} {
 		ch <- d
 	}
 }
@@ -104,6 +106,8 @@ func (x *sess) collect(ch chan<- prometheus.Metric) api.State {
 	state := x.compose().State
 	sum, parts, restarts := x.past, 0, x.restarts
 	var pids []int
+	var wait time.Duration
+	stalled := 0
 	for _, p := range x.parts {
 		if p.peer != nil {
 			parts++
@@ -113,6 +117,7 @@ func (x *sess) collect(ch chan<- prometheus.Metric) api.State {
 		conns, open := sum.Connections, sum.OpenFiles
 		sum = addStats(sum, w.stats)
 		sum.Connections, sum.OpenFiles = conns+w.stats.Connections, open+w.stats.OpenFiles
+		wait, stalled = max(wait, w.stats.StorageWait), max(stalled, w.stats.Stalled)
 		w.mu.Lock()
 		pids = append(pids, w.pid)
 		w.mu.Unlock()
@@ -132,6 +137,7 @@ func (x *sess) collect(ch chan<- prometheus.Metric) api.State {
 		{descRead, prometheus.CounterValue, float64(sum.ReadBytes)}, {descOps, prometheus.CounterValue, float64(sum.Operations)},
 		{descErrors, prometheus.CounterValue, float64(sum.Errors)}, {descConns, prometheus.GaugeValue, float64(sum.Connections)},
 		{descOpen, prometheus.GaugeValue, float64(sum.OpenFiles)},
+		{descWait, prometheus.GaugeValue, wait.Seconds()}, {descStalled, prometheus.GaugeValue, float64(stalled)},
 	} {
 		ch <- prometheus.MustNewConstMetric(v.d, v.t, v.n, x.id[:12], doc.Namespace, doc.Name)
 	}

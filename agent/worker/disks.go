@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"runtime/debug"
 	"time"
@@ -45,6 +46,7 @@ const (
 type Disks struct {
 	Tree   *tree.Tree
 	images []disk
+	reads  *storage
 }
 
 // disk is a disk's image; image is nil where it could not be opened.
@@ -57,7 +59,10 @@ type disk struct {
 // Open opens all images of c, several at a time, and joins the tree. An image that cannot be read
 // is part of the tree as an explanation. Errors are those of tree.New.
 func Open(ctx context.Context, c Config) (_ *Disks, err error) {
-	d := &Disks{}
+	d := &Disks{reads: c.storage}
+	if d.reads == nil {
+		d.reads = newStorage(c.Backups, slog.New(slog.DiscardHandler)) // and nobody looks
+	}
 	cfg := tree.Config{Engines: engine.Native(), Fallback: c.Fallback, NoFallback: c.NoFallback, KeySource: c.KeySource, Version: c.Version}
 	for _, b := range c.Backups {
 		tb := tree.Backup{Name: b.Name, VM: b.VM, Timestamp: b.Timestamp, Disks: make([]tree.Disk, len(b.Disks))}
@@ -78,6 +83,8 @@ func Open(ctx context.Context, c Config) (_ *Disks, err error) {
 	for bi, b := range c.Backups {
 		for ki, k := range b.Disks {
 			o, out := &d.images[i], &cfg.Backups[bi].Disks[ki]
+			opts := opts
+			opts.Reads = d.reads.disks[i].reads
 			i++
 			g.Go(func() error {
 				*out = o.open(k, opts)

@@ -3,6 +3,7 @@ package worker
 import (
 	"net/http"
 	"os"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -57,8 +58,10 @@ var (
 	descMeta    = desc("metadata_cache_lookups_total", "Lookups in the file systems' metadata caches, by result: hit, miss.", "result")
 	descMetaUse = desc("metadata_cache_bytes", "File system metadata kept in memory.")
 	descAhead   = desc("read_ahead_clusters_total", "Clusters inflated ahead of a sequential reader.", "backup", "disk")
+	descPending = desc("storage_reads", "Reads of a disk's image that its storage has not answered.", "backup", "disk")
+	descWait    = desc("storage_wait_seconds", "How long the oldest of them has waited, to the second.", "backup", "disk")
 	descLogins  = desc("logins_total", "Tries to log in by HTTPS, by result: granted (sessions), wrong, limited.", "result")
-	descriptors = []*prometheus.Desc{descLogins, descLatency, descDisks, descOps, descBytes, descFiles, descConns, descErrors, descPanics, descOpens,
+	descriptors = []*prometheus.Desc{descPending, descWait, descLogins, descLatency, descDisks, descOps, descBytes, descFiles, descConns, descErrors, descPanics, descOpens,
 		descHits, descMisses, descCached, descAhead, descMeta, descMetaUse}
 )
 
@@ -139,6 +142,14 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		counter(descBytes, s.Bytes, string(name))
 		gauge(descFiles, s.OpenFiles, string(name))
 		gauge(descConns, s.Connections, string(name))
+	}
+	for _, d := range m.disks.reads.snapshot() {
+		wait := 0.0
+		if !d.since.IsZero() {
+			wait = time.Since(d.since).Truncate(time.Second).Seconds()
+		}
+		gauge(descPending, int64(d.n), d.backup, d.disk)
+		ch <- prometheus.MustNewConstMetric(descWait, prometheus.GaugeValue, wait, d.backup, d.disk)
 	}
 	for _, o := range m.disks.images {
 		if o.image == nil {

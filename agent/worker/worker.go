@@ -74,8 +74,13 @@ type Config struct {
 	// Process is this process's /proc/PID/stat, for the metrics of a process that has no /proc;
 	// nil: it has. Run takes it over.
 	Process *os.File
+	// Stalled is called with the disks whose storage does not answer, whenever these are others than
+	// before, and before Ready, too; nil: not called.
+	Stalled func([]Stall)
 	// Ready is called once, when everything answers; nil: not called. An error ends Run.
 	Ready func(*tree.Tree) error
+
+	storage *storage // of Run
 }
 
 // SSH is where and for whom SFTP, scp and rsync are served. Run takes over the listener.
@@ -141,6 +146,13 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if cfg.SSH == nil && cfg.HTTPS == nil && cfg.Mount == nil {
 		return errors.New("nothing to do: no front end is configured")
 	}
+	cfg.storage = newStorage(cfg.Backups, cfg.Log)
+	if cfg.Totals != nil {
+		cfg.Totals.storage.Store(cfg.storage)
+	}
+	watching, end := context.WithCancel(context.WithoutCancel(ctx)) // also while transfers end
+	defer end()
+	go cfg.storage.watch(watching, cfg.Stalled)
 	disks, err := Open(ctx, cfg)
 	if err != nil {
 		if ctx.Err() != nil {
