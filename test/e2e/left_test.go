@@ -179,7 +179,7 @@ type state struct {
 // before takes the state; nothing is left when afterwards there is nothing that was not there.
 func (w *world) state(t testing.TB) state {
 	t.Helper()
-	return state{objects: w.Inventory(t), node: w.leftOnNode(t), bucket: w.bucketSums(t)}
+	return state{objects: w.ours(w.Inventory(t)), node: w.leftOnNode(t), bucket: w.bucketSums(t)}
 }
 
 // replaced tells of an object whether others come and go for it, whatever a file restore does:

@@ -39,7 +39,7 @@ func TestCluster(t *testing.T) {
 		name string
 		run  func(*testing.T)
 	}{
-		{"story", c.story}, {"many", c.many}, {"faults", c.faults},
+		{"what is missing is told", c.told}, {"story", c.story}, {"many", c.many}, {"faults", c.faults},
 	} {
 		if !t.Run(test.name, test.run) && *keep {
 			t.FailNow()

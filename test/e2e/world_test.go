@@ -42,6 +42,8 @@ func enter(t *testing.T) *world {
 	}
 	if w.node != nil || *loader != "" {
 		w.install(t)
+	} else if err := w.missing(t, flagged()); err != nil {
+		t.Fatalf("the cluster lacks what this suite needs:\n%v", err)
 	}
 	w.awaitProduct(t)
 	return w

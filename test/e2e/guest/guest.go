@@ -91,7 +91,8 @@ func (g *Guest) Change(t testing.TB, change func(t testing.TB, root string)) {
 func (g *Guest) mounted(t testing.TB, options string, use func(t testing.TB, root string)) {
 	t.Helper()
 	root := fixture.Mount(t, g.system, "ext4", options, 0, systemSize)
-	archive := fixture.Mount(t, g.archive, "xfs", options, 0, archiveSize)
+	// All guests' are of one UUID, and the kernel mounts one at a time unless told that they are others.
+	archive := fixture.Mount(t, g.archive, "xfs", options+",nouuid", 0, archiveSize)
 	srv := fixture.Mount(t, g.srv, "ext4", options, 0, srvSize)
 	for from, at := range map[string]string{archive: filepath.Join(root, "data"), srv: filepath.Join(root, "srv")} {
 		if options != "ro" {
