@@ -241,7 +241,9 @@ func (s *starter) look() error {
 	if err := unix.Statfs(tree, &st); err != nil {
 		return fmt.Errorf("the mount: %w", err)
 	}
-	f, err := os.Open(filepath.Join(tree, lookFile))
+	// Past the page cache, from which nothing would be asked, and past the kernel's queue of what it reads
+	// ahead, which is full when a guest's storage does not answer (max_background).
+	f, err := os.OpenFile(filepath.Join(tree, lookFile), os.O_RDONLY|unix.O_DIRECT, 0)
 	if err != nil {
 		return fmt.Errorf("the mount: %w", err)
 	}
