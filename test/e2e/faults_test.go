@@ -47,6 +47,7 @@ func (c *chapter) faults(t *testing.T) {
 		{"agent upgraded", f.agentUpgraded, false},
 		{"state full", f.stateFull, true},
 		{"S3 down", f.storageDown, true},
+		{"drained", f.drained, true},
 		{"controller killed", f.controllerKilled, false},
 		{"ttl", f.expires, false},
 		{"deleted during a pull", f.deleted, false},

@@ -20,6 +20,7 @@ import (
 
 	"vmfr/test/cluster"
 	"vmfr/test/cluster/install"
+	"vmfr/test/cluster/node"
 )
 
 // process is a process of the node, by its number in the machine.
@@ -32,9 +33,23 @@ func (p process) is(words ...string) bool {
 	return len(p.args) >= len(words) && slices.Equal(p.args[:len(words)], words)
 }
 
-// processes are all of the node's: its init and what descends from it.
+// processes are all of the suite's own first node.
 func (w *world) processes(t testing.TB) []process {
 	t.Helper()
+	return processes(t, w.node)
+}
+
+// processes are all of a node: what descends from its init, but for other nodes.
+func processes(t testing.TB, n *node.Node) []process {
+	t.Helper()
+	nodes, err := n.Nodes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := map[int]bool{}
+	for _, o := range nodes {
+		other[o.Pid()] = true
+	}
 	stats, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {
 		t.Fatal(err)
@@ -59,8 +74,11 @@ func (w *world) processes(t testing.TB) []process {
 		children[p.parent] = append(children[p.parent], p)
 	}
 	var all []process
-	for next := []int{w.node.Pid()}; len(next) > 0; next = next[1:] {
+	for next := []int{n.Pid()}; len(next) > 0; next = next[1:] {
 		for _, p := range children[next[0]] {
+			if other[p.pid] {
+				continue
+			}
 			all = append(all, p)
 			next = append(next, p.pid)
 		}
@@ -71,10 +89,15 @@ func (w *world) processes(t testing.TB) []process {
 // workerName is what a worker is called: its file is not in its own root directory.
 const workerName = "vmfr-agent"
 
-// agentProcess is the agent's first process; workers are the ones that serve.
+// agentProcess is the first process of the first node's agent; workers are the ones that serve.
 func (w *world) agentProcess(t testing.TB) (agent process, workers []process) {
 	t.Helper()
-	all := w.processes(t)
+	return agentProcess(t, w.node)
+}
+
+func agentProcess(t testing.TB, n *node.Node) (agent process, workers []process) {
+	t.Helper()
+	all := processes(t, n)
 	for _, p := range all {
 		if p.is("/vmfr-agent", "node") {
 			agent = p
@@ -91,20 +114,20 @@ func (w *world) agentProcess(t testing.TB) (agent process, workers []process) {
 // left is what a session may leave on a node, each thing by a name that is the same before and after.
 type left map[string]string
 
-// leftOnNode looks at the node itself; on somebody else's it sees nothing.
-func (w *world) leftOnNode(t testing.TB) left {
+// leftOn looks at a node itself; on somebody else's (nil) it sees nothing.
+func leftOn(t testing.TB, n *node.Node) left {
 	t.Helper()
 	l := left{}
-	if w.node == nil {
+	if n == nil {
 		return l
 	}
-	for _, p := range w.processes(t) {
+	for _, p := range processes(t, n) {
 		if name := strings.Join(p.args, " "); strings.Contains(name, "vmfr-agent") || strings.Contains(name, "rsync") {
 			l.add("process", name)
 		}
 	}
 	in := func(name string, args ...string) string {
-		out, err := w.node.Command(context.Background(), name, args...).Output()
+		out, err := n.Command(context.Background(), name, args...).Output()
 		if err != nil {
 			t.Fatalf("%s %q on the node: %v", name, args, err)
 		}
@@ -115,17 +138,15 @@ func (w *world) leftOnNode(t testing.TB) left {
 			l.add("mount", f[4])
 		}
 	}
-	for line := range strings.Lines(in("losetup", "--list", "--noheadings", "--output", "BACK-FILE")) {
-		if strings.HasPrefix(line, w.node.Dir()) || strings.HasPrefix(line, "/var/lib/") {
-			l.add("loop device", strings.TrimSpace(line))
-		}
+	for _, file := range loopFiles(t, n) {
+		l.add("loop device", file)
 	}
 	for _, dir := range []string{"/run/vmfr", "/var/lib/kubelet/pods"} {
 		for line := range strings.Lines(in("sh", "-c", "ls -A "+dir+" 2>/dev/null || true")) {
 			l.add("folder", dir+"/"+strings.TrimSpace(line))
 		}
 	}
-	agent, _ := w.agentProcess(t)
+	agent, _ := agentProcess(t, n)
 	root := fmt.Sprintf("/proc/%d", agent.pid)
 	if b, err := os.ReadFile(root + "/mountinfo"); err == nil {
 		for line := range strings.Lines(string(b)) {
@@ -154,6 +175,48 @@ func (w *world) leftOnNode(t testing.TB) left {
 	return l
 }
 
+// loopFiles are the files of the loop devices that a node has: those that the test's storage attached
+// for it (package csi), and those of the kubelet on top of them.
+func loopFiles(t testing.TB, n *node.Node) (files []string) {
+	t.Helper()
+	devices, err := node.Loops(n.ClusterDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, device := range devices {
+		of, file := loopOf(device)
+		if file == "" { // detached meanwhile
+			continue
+		}
+		if of == n.Name() {
+			files = append(files, file)
+		}
+	}
+	return files
+}
+
+// loopOf tells whose a loop device is and what file it has.
+func loopOf(device string) (of, file string) {
+	b, err := os.ReadFile("/sys/block/" + filepath.Base(device) + "/loop/backing_file")
+	if err != nil {
+		return "", ""
+	}
+	f, err := os.Open(device)
+	if err != nil {
+		return "", ""
+	}
+	defer f.Close()
+	info, err := unix.IoctlLoopGetStatus64(int(f.Fd()))
+	if err != nil {
+		return "", ""
+	}
+	of, file = unix.ByteSliceToString(info.File_name[:]), strings.TrimSpace(string(b))
+	if info.Rdevice != 0 { // of another device
+		of, _ = loopOf(fmt.Sprintf("/dev/loop%d", unix.Minor(info.Rdevice)))
+	}
+	return of, file
+}
+
 // identifiers are what differs between two runs of one pod, process or container.
 var identifiers = regexp.MustCompile(`[0-9a-f]{64}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\[[0-9]+\]|kube-api-access-[a-z0-9]{5}`)
 
@@ -169,6 +232,17 @@ func (l left) add(kind, name string) {
 	}
 }
 
+// beside are the things that are not in before, too.
+func (l left) beside(before left) (more []string) {
+	for name := range l {
+		if _, ok := before[name]; !ok {
+			more = append(more, name)
+		}
+	}
+	slices.Sort(more)
+	return more
+}
+
 // state is everything that a file restore must leave as it was.
 type state struct {
 	objects cluster.Inventory
@@ -179,7 +253,7 @@ type state struct {
 // before takes the state; nothing is left when afterwards there is nothing that was not there.
 func (w *world) state(t testing.TB) state {
 	t.Helper()
-	return state{objects: w.ours(w.Inventory(t)), node: w.leftOnNode(t), bucket: w.bucketSums(t)}
+	return state{objects: w.ours(w.Inventory(t)), node: leftOn(t, w.node), bucket: w.bucketSums(t)}
 }
 
 // replaced tells of an object whether others come and go for it, whatever a file restore does:
@@ -204,11 +278,7 @@ func (w *world) awaitNothingLeft(t testing.TB, before state) {
 				more = append(more, name)
 			}
 		}
-		for name := range now.node {
-			if _, ok := before.node[name]; !ok {
-				more = append(more, name)
-			}
-		}
+		more = append(more, now.node.beside(before.node)...)
 		for name, sum := range before.bucket {
 			if now.bucket[name] != sum {
 				more = append(more, "changed in the bucket: "+name)
