@@ -70,7 +70,7 @@ func TestStates(t *testing.T) {
 // TestDocumentedFlags: what the guides call a flag of the controller is one.
 func TestDocumentedFlags(t *testing.T) {
 	root := rootCommand()
-	others := []string{"type", "server-side", "timeout", "for", "all", "clusterrole", "group", "details", "help", "crds-only", "dry-run", "verb", "resource", "serviceaccount"} // kubectl's and velero's
+	others := []string{"type", "server-side", "timeout", "for", "all", "clusterrole", "group", "details", "help", "crds-only", "dry-run", "verb", "resource", "serviceaccount", "pod-selector", "partial"} // kubectl's, velero's, rsync's
 	for _, name := range []string{"install.md", "rbac.md", "troubleshooting.md"} {
 		for _, m := range regexp.MustCompile(`--([a-z]+(?:-[a-z]+)*)`).FindAllStringSubmatch(read(t, "../docs/"+name), -1) {
 			if m[1] != "holder" && !slices.Contains(others, m[1]) && root.Flags().Lookup(m[1]) == nil {
