@@ -76,16 +76,20 @@ func TestLimits(t *testing.T) {
 		n.newRestore().mustJoin("one", "") // of another namespace
 	})
 	t.Run("descriptors", func(t *testing.T) {
-		n := startNode(t, func(c *Config) { c.MaxDescriptors = 2 })
-		r := n.newRestore()
+		n := startNode(t, func(c *Config) { c.MaxDescriptors = 4 })
+		r, other := n.newRestore(), n.newRestore()
 		r.mustJoin("one", "")
 		two := r.mustJoin("two", "")
-		r.refused(frontPart, "holds 2 descriptors of at most 2")
+		r.refused(frontPart, "holds 2 descriptors for sessions of the namespace "+r.doc.Name+", of at most 2")
+		for _, part := range []string{"one", "two"} { // what one namespace cannot take is left for others
+			other.mustJoin(part, "")
+		}
+		n.newRestore().refused("one", "holds 4 descriptors of at most 4")
 		_ = two.Close()
 		eventually(t, func() error {
 			n.mu.Lock()
 			defer n.mu.Unlock()
-			if n.files != 1 {
+			if n.files != 3 {
 				return errors.New("nothing was given back")
 			}
 			return nil

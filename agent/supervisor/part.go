@@ -114,7 +114,7 @@ func (p *part) closeFiles() {
 	p.files, p.peer = nil, nil
 	done := session.CloseFiles(files)
 	end := func() {
-		p.sess.sup.release(len(files))
+		p.sess.sup.release(p.sess.namespace, len(files))
 		if to != nil {
 			to.send(&session.Message{Closed: &session.Closed{Reason: why}})
 		}

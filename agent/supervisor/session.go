@@ -100,7 +100,7 @@ func (x *sess) add(doc *api.Session, p *part, from *peer) error {
 		x.renew(old, p, from)
 		return nil
 	}
-	if err := x.sup.reserve(len(p.files)); err != nil {
+	if err := x.sup.reserve(x.namespace, len(p.files)); err != nil {
 		return err
 	}
 	p.sess, p.peer = x, from

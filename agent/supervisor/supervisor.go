@@ -40,6 +40,8 @@ const (
 	DefaultMaxSessions    = 64
 	DefaultMaxDescriptors = 4096
 	perNamespace          = 16
+	// namespaceShare is the part of the descriptors that one namespace's sessions may have: a half.
+	namespaceShare = 2
 
 	// DefaultPatience is for a busy node, and short beside what a person waits for.
 	DefaultPatience = 30 * time.Second
@@ -112,6 +114,7 @@ type Supervisor struct {
 	conns    map[*session.Conn]bool
 	silent   map[*session.Conn]time.Time // when those came that have not said who they are
 	files    int                         // descriptors held for holders
+	taken    map[string]int              // the same by the namespace that a session was begun from
 	stopping bool
 
 	handshakes chan struct{}
@@ -158,7 +161,7 @@ func newSupervisor(cfg Config) (*Supervisor, error) {
 		return nil, fmt.Errorf("user ids %d to %d: a range of at least two above the system's is needed", cfg.FirstUID, cfg.FirstUID+cfg.UIDs-1)
 	}
 	s := &Supervisor{
-		cfg: cfg, log: cfg.Log, sessions: map[string]*sess{}, conns: map[*session.Conn]bool{}, uids: make(chan int, cfg.UIDs),
+		cfg: cfg, log: cfg.Log, sessions: map[string]*sess{}, taken: map[string]int{}, conns: map[*session.Conn]bool{}, uids: make(chan int, cfg.UIDs),
 		handshakes: make(chan struct{}, maxHandshakes), silent: map[*session.Conn]time.Time{},
 	}
 	for i := range cfg.UIDs {
@@ -319,7 +322,7 @@ func (s *Supervisor) hurry() {
 		}
 	}
 	if oldest != nil {
-		go oldest.Close() // what its socket holds may keep who closes it
+		go func() { _ = oldest.Close() }() // what its socket holds may keep who closes it
 		delete(s.silent, oldest)
 	}
 }
@@ -356,25 +359,33 @@ func (s *Supervisor) stop() {
 	}
 	s.mu.Lock()
 	for c := range s.conns {
-		go c.Close()
+		go func() { _ = c.Close() }()
 	}
 	s.mu.Unlock()
 	s.wg.Wait()
 }
 
-// reserve counts descriptors that are going to be held; it refuses too many.
-func (s *Supervisor) reserve(n int) error {
+// reserve counts descriptors that are going to be held for a session that was begun from a namespace; it
+// refuses too many, on the node and for one namespace.
+func (s *Supervisor) reserve(namespace string, n int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.files+n > s.cfg.MaxDescriptors {
 		return fmt.Errorf("this node's agent holds %d descriptors of at most %d; end other file restores on this node", s.files, s.cfg.MaxDescriptors)
 	}
+	if share := s.cfg.MaxDescriptors / namespaceShare; s.taken[namespace]+n > share {
+		return fmt.Errorf("this node's agent holds %d descriptors for sessions of the namespace %s, of at most %d; end other file restores of it", s.taken[namespace], namespace, share)
+	}
 	s.files += n
+	s.taken[namespace] += n
 	return nil
 }
 
-func (s *Supervisor) release(n int) {
+func (s *Supervisor) release(namespace string, n int) {
 	s.mu.Lock()
 	s.files -= n
+	if s.taken[namespace] -= n; s.taken[namespace] == 0 {
+		delete(s.taken, namespace)
+	}
 	s.mu.Unlock()
 }
