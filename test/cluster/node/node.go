@@ -292,8 +292,10 @@ func findInit(id string) int {
 // Name is the node's name in its cluster.
 func (n *Node) Name() string { return n.settings.Name() }
 
-// Dir is the node's directory. ClusterDir is its cluster's, which is the first node's.
-func (n *Node) Dir() string        { return n.dir }
+// Dir is the node's directory.
+func (n *Node) Dir() string { return n.dir }
+
+// ClusterDir is its cluster's, which is the first node's.
 func (n *Node) ClusterDir() string { return n.settings.clusterDir(n.dir) }
 
 // Kubeconfig is the path of an administrator's kubeconfig. Its server is reached from the nodes'
