@@ -28,7 +28,7 @@ func Image(ctx context.Context, root, archive, version string) (reference string
 	if err != nil {
 		return "", err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	for _, c := range [][]string{
 		{"go", "build", "-buildvcs=false", "-ldflags", "-s -w -X main.version=" + version, "-o", filepath.Join(dir, "vmfr-agent"), "./agent"},
 		{"go", "build", "-buildvcs=false", "-ldflags", "-s -w -X main.version=" + version, "-o", filepath.Join(dir, "vmfr-controller"), "./controller"},
