@@ -29,7 +29,15 @@ func TestNodeStorage(t *testing.T) {
 	c.agent.kill(unix.SIGTERM)
 	c.args = append(c.args, "--worker-patience", patience.String())
 	c.start()
-	image, content := c.disk(8 << 20)
+	// More files than the kernel reads ahead of at a time (max_background, 12).
+	const behind = 16
+	src, content := t.TempDir(), bytes.Repeat([]byte("0123456789abcdef"), 16<<10)
+	for i := range behind {
+		if err := os.WriteFile(filepath.Join(src, fmt.Sprintf("file%d", i)), content, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	image := fixture.Ext4(t, src, 24<<20)
 	small, other := c.disk(1 << 20)
 	a := c.newRestore("a", map[string][]api.Mode{"nightly": {api.Filesystem, api.Filesystem}})
 	dir := filepath.Join(a.roots["nightly"], api.Volume(0))
@@ -41,13 +49,12 @@ func TestNodeStorage(t *testing.T) {
 	a.hold("nightly")
 	a.hold("")
 	a.ready()
-	a.pull("nightly", "disk0", "file", content)
+	a.pull("nightly", "disk0", "file0", content)
 	worker := a.worker()
 
 	storage.Stall()
-	const path = "/backups/nightly/disk0/file"
+	const path = "/backups/nightly/disk0/file0"
 	pulls := map[string]func() ([]byte, error){
-		"rsync": func() ([]byte, error) { return a.rsync(path) },
 		"sftp": func() ([]byte, error) {
 			to := filepath.Join(t.TempDir(), "pulled")
 			if out, err := a.sftp(a.identity, "get "+path+" "+to); err != nil {
@@ -58,6 +65,16 @@ func TestNodeStorage(t *testing.T) {
 		"curl": func() ([]byte, error) {
 			return exec.Command("curl", "-sSf", "--noproxy", "*", "--cacert", a.ca, "-u", "oadp:"+a.password, "https://"+a.address("HTTPS")+"/files"+path).Output()
 		},
+	}
+	for i := range behind {
+		path, to := fmt.Sprintf("/backups/nightly/disk0/file%d", i), filepath.Join(t.TempDir(), "pulled")
+		rsync := a.rsyncCommand(path, to)
+		pulls["rsync of "+path] = func() ([]byte, error) {
+			if out, err := rsync.CombinedOutput(); err != nil {
+				return nil, fmt.Errorf("%w: %s", err, out)
+			}
+			return os.ReadFile(to)
+		}
 	}
 	type pulled struct {
 		name string
@@ -72,7 +89,7 @@ func TestNodeStorage(t *testing.T) {
 		}()
 	}
 	eventually(t, func() error {
-		if n := storage.Waiting(); n < len(pulls) {
+		if n := storage.Waiting(); n < 12 {
 			return fmt.Errorf("%d reads wait", n)
 		}
 		return nil
@@ -117,7 +134,7 @@ func TestNodeStorage(t *testing.T) {
 		return nil
 	})
 	storage.Resume()
-	a.pull("nightly", "disk0", "file", content)
+	a.pull("nightly", "disk0", "file0", content)
 	if m := c.get("/metrics"); !strings.Contains(m, "vmfr_node_workers_hung_total 0\n") || !strings.Contains(m, "vmfr_node_worker_restarts_total 1\n") {
 		t.Errorf("a worker was killed:\n%s", m)
 	}
@@ -131,7 +148,7 @@ func TestNodeStorage(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.agent.waitLog("it did not answer for " + patience.String() + " and was killed")
-	a.pull("nightly", "disk0", "file", content)
+	a.pull("nightly", "disk0", "file0", content)
 }
 
 var stallMetrics = regexp.MustCompile(`(?m)^vmfr_node_session_(storage_wait_seconds|stalled_disks)\{.*\} ([0-9]+)$`)
