@@ -49,7 +49,7 @@ func (c *chapter) faults(t *testing.T) {
 		{"S3 down", f.storageDown, true},
 		{"drained", f.drained, true},
 		{"controller killed", f.controllerKilled, false},
-		{"ttl", f.expires, false},
+		{"ttl", f.expires, true}, // changes the CRD, and owns its fields then
 		{"deleted during a pull", f.deleted, false},
 	} {
 		if test.node && c.w.node == nil {
