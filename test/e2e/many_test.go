@@ -229,6 +229,9 @@ func (c *chapter) manyCosts(t *testing.T, what string, idle metrics) {
 		if n := m.sum("vmfr_node_held_descriptors"); n != held {
 			return fmt.Errorf("the agent holds %v descriptors for holders, not %d", n, held)
 		}
+		if n := m.sum("vmfr_node_session_operation_seconds_count"); n < manySessions*manyDisks { // workers tell from time to time
+			return fmt.Errorf("the agent knows of %v operations of clients", n)
+		}
 		for _, k := range manyKinds {
 			if len(of[k.name]) != k.each*manySessions {
 				return fmt.Errorf("%d processes of the kind %s for %d sessions", len(of[k.name]), k.name, manySessions)
