@@ -100,13 +100,13 @@ var hostileCases = []hostileCase{
 	{"inode table outside", "plain", func(h *hostile) { h.put32(h.group()+8, 1<<30) }, stat("."), corrupt, "descriptor of group 0 at byte 2048 is corrupt: inode table", ""},
 	{"inode table at the superblock", "plain", func(h *hostile) { h.put32(h.group()+8, 1) }, stat("."), corrupt, "descriptor of group 0", ""},
 	{"inode table at the end", "plain", func(h *hostile) { h.put32(h.group()+8, 1535) }, stat("."), corrupt, "descriptor of group 0", ""},
-	{"inode table elsewhere", "plain", func(h *hostile) { h.put32(h.group()+8, h.get32(h.group()+8)+1) }, listing("."), fsystest.WantAny, "", ""},
+	{"inode table elsewhere", "plain", func(h *hostile) { h.put32(h.group()+8, h.get32(h.group()+8)+1) }, listing("."), fsystest.ErrAny, "", ""},
 	{"descriptor checksum", "csum", func(h *hostile) { h.put8(h.group()+12, 1) }, stat("."), corrupt, "descriptor of group 0 at byte 2048 is corrupt: checksum", ""},
 	{"descriptor crc16", "gdt", func(h *hostile) { h.put8(h.group()+12, 1) }, stat("."), corrupt, "descriptor of group 0 at byte 2048 is corrupt: checksum", ""},
 
 	// Inodes.
 	{"mode", "plain", inode16("deep", inoMode, 0x0123), stat("deep"), corrupt, "inode of inode %d", "deep"},
-	{"no links", "plain", inode16("deep", inoLinks, 0), stat("deep"), fsystest.WantAbsent, "", "deep"},
+	{"no links", "plain", inode16("deep", inoLinks, 0), stat("deep"), fsystest.ErrAbsent, "", "deep"},
 	{"size negative", "plain", inode32("deep", inoSizeHi, 0x80000000), stat("deep"), corrupt, "inode of inode %d", "deep"},
 	{"size huge", "plain", inode32("deep", inoSizeHi, 0x7FFFFFFF), content("deep", 0x7FFFFFFF<<32), nil, "", "deep"},
 	{"size of a directory", "plain", inode32("dir", inoSize, 0xFFFFFFFF), listing("dir"), corrupt, "inode of inode %d is corrupt: a directory of", "dir"},
@@ -161,7 +161,7 @@ var hostileCases = []hostileCase{
 	{"NUL in a name", "plain", func(h *hostile) { h.put8(h.record("dir/a")+8, 0) }, listing("dir"), corrupt, "directory of inode %d", "dir"},
 	{"empty name", "plain", func(h *hostile) { h.put8(h.record("dir/a")+6, 0) }, listing("dir"), corrupt, "directory of inode %d", "dir"},
 	{"directory that contains its parent", "plain", func(h *hostile) { h.put32(h.record("dir/sub"), uint32(rootIno)) }, listing("dir"), nil, "", "dir"},
-	{"name of a reserved inode", "plain", func(h *hostile) { h.put32(h.record("dir/a"), 7) }, func(_, fs fsys.FS) error { _, err := fs.Stat(7); return err }, fsystest.WantAbsent, "", "dir"},
+	{"name of a reserved inode", "plain", func(h *hostile) { h.put32(h.record("dir/a"), 7) }, func(_, fs fsys.FS) error { _, err := fs.Stat(7); return err }, fsystest.ErrAbsent, "", "dir"},
 	{"directory block checksum", "csum", func(h *hostile) { h.put8(h.record("dir/a")+8, 'z') }, listing("dir"), corrupt, "directory of inode %d at byte", "dir"},
 	{"directory block without its tail", "csum", func(h *hostile) { h.put32(h.block("dir", 0)+1012, 1) }, listing("dir"), corrupt, "ends without a checksum", "dir"},
 	{"directory with a hole", "plain", func(h *hostile) { h.put32(h.inode("dir")+inoBlock+12, 5) }, listing("dir"), corrupt, "hole", "dir"},
@@ -293,6 +293,6 @@ func (c hostileCase) run(t *testing.T) {
 		Whole: h.fs, Open: func() (fsys.FS, error) { return Open(extent.Bytes(h.b), Options{}) },
 		Ask: c.probe, Want: c.kind, Text: c.text, Object: c.object, Known: ofKnownKind, Survey: survey, Memory: hostileMemory,
 		// Without its group's inodes no file can be read.
-		Good: !strings.Contains(c.text, "descriptor of group") && c.kind != fsystest.WantAny,
+		Good: !strings.Contains(c.text, "descriptor of group") && c.kind != fsystest.ErrAny,
 	}.Check(t)
 }

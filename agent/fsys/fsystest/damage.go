@@ -95,8 +95,8 @@ func ProbeContent(path string, off int64) Probe {
 
 // What Damaged.Want may be besides kinds of package fsys.
 var (
-	WantAny    = errors.New("any error of a known kind, or none")
-	WantAbsent = errors.New("that it does not exist")
+	ErrAny    = errors.New("any error of a known kind, or none")
+	ErrAbsent = errors.New("that it does not exist")
 )
 
 // Damaged is a file system of which one structure was damaged, and what that must lead to.
@@ -158,11 +158,11 @@ func (d Damaged) judge(t *testing.T, err error) {
 		if err != nil {
 			t.Errorf("%v, want no error", err)
 		}
-	case d.Want == WantAny:
+	case errors.Is(d.Want, ErrAny):
 		if err != nil && !d.Known(err) {
 			t.Errorf("%v is of no kind", err)
 		}
-	case d.Want == WantAbsent:
+	case errors.Is(d.Want, ErrAbsent):
 		if !errors.Is(err, iofs.ErrNotExist) || errors.Is(err, fsys.ErrCorrupt) || errors.Is(err, fsys.ErrUnsupported) {
 			t.Errorf("%v, want %v", err, d.Want)
 		}

@@ -36,11 +36,11 @@ var hostileCases = []hostileCase{
 	{"table without content", func(h *hostile) {
 		h.attr(0, typeData, "", func(b []byte) { put32(b, 0, 0x100) })
 	}, nil, corrupt, "no plain content", ""},
-	{"table of no records", func(h *hostile) { h.attr(0, typeData, "", func(b []byte) { put64(b, 0x38, 0) }) }, nil, fsystest.WantAbsent, "", ""},
+	{"table of no records", func(h *hostile) { h.attr(0, typeData, "", func(b []byte) { put64(b, 0x38, 0) }) }, nil, fsystest.ErrAbsent, "", ""},
 	{"table huge", func(h *hostile) {
 		h.attr(0, typeData, "", func(b []byte) { put64(b, 0x28, 1<<50); put64(b, 0x30, 1<<50); put64(b, 0x38, 1<<50) })
 	}, stat("good"), nil, "", ""},
-	{"root not in use", func(h *hostile) { h.edit(5, func(b []byte) { put16(b, 0x16, 2) }) }, nil, fsystest.WantAbsent, "", ""},
+	{"root not in use", func(h *hostile) { h.edit(5, func(b []byte) { put16(b, 0x16, 2) }) }, nil, fsystest.ErrAbsent, "", ""},
 	{"root no directory", func(h *hostile) { h.edit(5, func(b []byte) { put16(b, 0x16, 1) }) }, nil, corrupt, "not a directory", ""},
 
 	// Records.
@@ -59,7 +59,7 @@ var hostileCases = []hostileCase{
 	{"attribute name outside", attrOf("dir/a", typeData, func(b []byte) { b[9] = 255 }), content("dir/a"), corrupt, "a name of 510 bytes", ""},
 	{"no standard information", attrOf("dir/a", typeStandard, func(b []byte) { put32(b, 0x10, 8) }), stat("dir/a"), corrupt, "standard information of 8 bytes", ""},
 	{"file name short", attrOf("dir/a", typeFileName, func(b []byte) { put32(b, 0x10, 10) }), stat("dir/a"), corrupt, "a file name of 10 bytes", ""},
-	{"extension of itself", func(h *hostile) { h.file("dir/a", func(b []byte) { put64(b, 0x20, uint64(h.ino("dir/a"))) }) }, stat("dir/a"), fsystest.WantAbsent, "", ""},
+	{"extension of itself", func(h *hostile) { h.file("dir/a", func(b []byte) { put64(b, 0x20, uint64(h.ino("dir/a"))) }) }, stat("dir/a"), fsystest.ErrAbsent, "", ""},
 
 	// Runs: those of victim are "21 06 xx xx 00".
 	{"pair of 15 bytes", pairs("victim", func(b []byte) { b[0] = 0xFF }), content("victim"), corrupt, "a pair of 15 and 15 bytes", ""},
@@ -106,7 +106,7 @@ var hostileCases = []hostileCase{
 	{"extension record is not a file", func(*hostile) {}, func(whole, fs fsys.FS) error {
 		_, err := fs.Stat(fsys.Ino(extension(&hostile{fs: whole.(*FS)})))
 		return err
-	}, fsystest.WantAbsent, "", ""},
+	}, fsystest.ErrAbsent, "", ""},
 
 	// Indexes.
 	{"index block size 0", rootOf("big", func(b []byte) { put32(b, 8, 0) }), listDir("big"), corrupt, "index root of inode %d is corrupt: blocks of 0 bytes", "big"},
