@@ -87,4 +87,5 @@ func (e *env) testAdrift(t *testing.T) {
 	gone(v)
 	gone(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: session}})
 	free(restore)
+	gone(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}})
 }

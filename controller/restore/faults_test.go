@@ -229,30 +229,6 @@ func (su *suite) limits(t *testing.T) {
 	}
 }
 
-// pod waits for the pod of a namespace's Deployment.
-func (w *world) pod(t *testing.T, namespace string) *corev1.Pod {
-	t.Helper()
-	var list corev1.PodList
-	cluster.Await(t, limit, func() error {
-		err := w.client.List(ctx, &list, client.InNamespace(namespace))
-		if err == nil && len(list.Items) == 0 {
-			err = fmt.Errorf("%s has no pod", namespace)
-		}
-		return err
-	})
-	return &list.Items[0]
-}
-
-// run does what a kubelet does.
-func (w *world) run(t *testing.T, namespace string) {
-	t.Helper()
-	p := w.pod(t, namespace)
-	p.Status.Phase = corev1.PodRunning
-	if err := w.client.Status().Update(ctx, p); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // hostile: what the node wrote cannot harm; only the front holder can write it, and nothing else.
 func (su *suite) hostile(t *testing.T) {
 	w := su.newWorld(t, 1, nil)
@@ -287,6 +263,25 @@ func (su *suite) hostile(t *testing.T) {
 	if v.Status.Phase != v1alpha1.FileRestoreCompleted || len(states(v)) != 2 {
 		t.Errorf("%s: %v", v.Status.Phase, states(v))
 	}
+	// The front holder moves, as when its node is drained: what the node said last counts for nothing until it runs.
+	moved := w.pod(t, names.Session).Name
+	if err := w.client.Delete(ctx, w.pod(t, names.Session), client.GracePeriodSeconds(0)); err != nil {
+		t.Fatal(err)
+	}
+	cluster.Await(t, limit, func() error {
+		if p := w.pod(t, names.Session); p.Name == moved {
+			return fmt.Errorf("%s is there", p.Name)
+		}
+		return nil
+	})
+	w.drive(t, v)
+	checkCondition(t, v, v1alpha1.ConditionAvailable, metav1.ConditionFalse, v1alpha1.ReasonNotReady)
+	if m := progressing(&v.Status).message; v.Status.Phase != v1alpha1.FileRestoreInProgress || !strings.Contains(m, "the file server's pod does not run") {
+		t.Errorf("its pod does not run, and it is %s: %s", v.Status.Phase, m)
+	}
+	w.run(t, names.Session)
+	w.drive(t, v)
+	checkCondition(t, v, v1alpha1.ConditionReady, metav1.ConditionTrue, v1alpha1.ReasonCompleted)
 	// The agent's end is told.
 	w.say(t, names, &session.Report{Version: session.Version, ID: good.ID, State: session.Failed, Message: "the worker was killed five times"})
 	w.drive(t, v)

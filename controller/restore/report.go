@@ -38,11 +38,12 @@ func (r *reconciler) report(ctx context.Context, s *scope) error {
 			first = since
 		}
 	}
-	s.serves = said != nil && said.State == session.Serving
 	front, err := r.lookAt(ctx, s, s.names.Session, plan.PartFront)
 	if err != nil {
 		return err
 	}
+	// What was said outlives the pod that brought it: the next one may be far from serving.
+	s.serves = said != nil && said.State == session.Serving && front != nil && front.running
 	if front != nil && s.vmfr.Status.FileServingInfo != nil {
 		s.vmfr.Status.FileServingInfo.PodName = front.pod
 	}

@@ -171,6 +171,30 @@ func (su *suite) await(t *testing.T, v *v1alpha1.VirtualMachineFileRestore, phas
 	})
 }
 
+// pod waits for the pod of a namespace's Deployment.
+func (su *suite) pod(t *testing.T, namespace string) *corev1.Pod {
+	t.Helper()
+	var list corev1.PodList
+	cluster.Await(t, limit, func() error {
+		err := su.client.List(ctx, &list, client.InNamespace(namespace))
+		if err == nil && len(list.Items) == 0 {
+			err = fmt.Errorf("%s has no pod", namespace)
+		}
+		return err
+	})
+	return &list.Items[0]
+}
+
+// run does what a kubelet does for the pod of a namespace's Deployment.
+func (su *suite) run(t *testing.T, namespace string) {
+	t.Helper()
+	cluster.Await(t, limit, func() error {
+		p := su.pod(t, namespace)
+		p.Status.Phase = corev1.PodRunning
+		return su.client.Status().Update(ctx, p) // which fails for one that was replaced just now
+	})
+}
+
 // report writes the node's account, as the front holder does: by its service account.
 func (su *suite) report(t *testing.T, names plan.Names, text string) error {
 	t.Helper()

@@ -71,6 +71,13 @@ func (su *suite) realVelero(t *testing.T) {
 	su.checkEvents(t, v)
 
 	su.checkMended(t, names)
+	cluster.Await(t, limit, func() error { // its pod may be another one
+		su.run(t, names.Session)
+		if su.get(t, v); v.Status.Phase != v1alpha1.FileRestoreCompleted {
+			return fmt.Errorf("%s is %q: %+v", v.Name, v.Status.Phase, progressing(&v.Status))
+		}
+		return nil
+	})
 
 	// A controller that starts anew finds everything as it is and changes nothing.
 	stop()
@@ -228,8 +235,10 @@ func (su *suite) readable(t *testing.T, v *v1alpha1.VirtualMachineFileRestore, n
 	return said
 }
 
+// say is what a session says that has a running front holder.
 func (su *suite) say(t *testing.T, names plan.Names, said *session.Report) {
 	t.Helper()
+	su.run(t, names.Session)
 	b, err := json.Marshal(said)
 	if err != nil {
 		t.Fatal(err)

@@ -2,17 +2,20 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	velerov1 "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
@@ -99,17 +102,30 @@ func serverDeployment() *appsv1.Deployment {
 	}
 }
 
-// Backup makes a Backup and returns it when it has ended, in whichever phase.
+// Backup makes a Backup and returns it when it has ended, in whichever phase. It waits until its
+// location can be used: on a busy machine one is away for a moment now and then.
 func (v *Velero) Backup(t testing.TB, name string, spec velerov1.BackupSpec) *velerov1.Backup {
 	t.Helper()
 	if spec.StorageLocation == "" {
 		spec.StorageLocation = v.Default.Name
 	}
-	b := &velerov1.Backup{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: VeleroNamespace}, Spec: spec}
+	fresh := func() *velerov1.Backup {
+		return &velerov1.Backup{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: VeleroNamespace}, Spec: spec}
+	}
+	b := fresh()
 	create(t, v.Client, b)
 	v.process.await(t, endLimit, func() error {
-		if err := v.Client.Get(context.Background(), client.ObjectKeyFromObject(b), b); err != nil {
+		ctx := context.Background()
+		err := v.Client.Get(ctx, client.ObjectKeyFromObject(b), b)
+		if apierrors.IsNotFound(err) { // we removed it
+			b = fresh()
+			err = errors.Join(err, v.Client.Create(ctx, b))
+		}
+		if err != nil {
 			return err
+		}
+		if why := strings.Join(b.Status.ValidationErrors, "; "); b.Status.Phase == velerov1.BackupPhaseFailedValidation && strings.Contains(why, "Unavailable") {
+			return errors.Join(errors.New(why), v.Client.Delete(ctx, b))
 		}
 		return ended("backup", name, b.Status.Phase, velerov1.BackupPhaseCompleted, velerov1.BackupPhasePartiallyFailed,
 			velerov1.BackupPhaseFailed, velerov1.BackupPhaseFailedValidation)
