@@ -2,8 +2,9 @@
 # all.sh FUZZTIME: lints, runs every test there is, and tells how long each stage took: what make test runs.
 #
 # What waits runs beside what computes. libguestfs boots its appliance on one emulated processor, so its suites run
-# beside the others, and the race detector after them. The story on a cluster waits for Velero and kubelet: fuzzing takes
-# what it leaves of the processors. What runs beside shows its output at its end; where it failed, last of all.
+# beside the others. The race detector uses all processors, and has them for itself. The story on a cluster waits for
+# Velero and kubelet: fuzzing takes what it leaves of the processors. What runs beside shows its output at its end;
+# where it failed, last of all.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 fuzztime=${1:?usage: $0 FUZZTIME}
@@ -99,8 +100,7 @@ appliances() {
   run 'binding' make --no-print-directory binding &&
     run 'vet, with libguestfs' go vet -tags guestfs ./agent/... &&
     run 'libguestfs' go test -tags guestfs -timeout 20m ./agent/guestfs/... &&
-    run 'libguestfs on a node' go test -tags guestfs -timeout 20m -run 'TestNodeAppliance|TestServeAppliance' ./agent &&
-    run 'race detector' test/race.sh
+    run 'libguestfs on a node' go test -tags guestfs -timeout 20m -run 'TestNodeAppliance|TestServeAppliance' ./agent
 }
 
 fuzzing() { run 'fuzzing' idle env FUZZJOBS=1 test/fuzz.sh --seeds "$fuzztime"; }
@@ -114,6 +114,7 @@ run 'programs of the cluster' make --no-print-directory cluster-programs
 beside appliances
 run 'suites' go test -timeout 20m $(go list ./... | grep -v '/test/e2e$')
 join
+run 'race detector' test/race.sh
 beside fuzzing
 run 'cluster' go test -timeout 40m ./test/e2e
 join
