@@ -2,7 +2,6 @@ package xfs
 
 import (
 	"bytes"
-	"compress/gzip"
 	"encoding/gob"
 	"fmt"
 	"os"
@@ -15,9 +14,6 @@ import (
 	"vmfr/agent/fsys/fsystest"
 	"vmfr/test/fixture"
 )
-
-// updateEnv, when set, makes tests write the images of testdata anew.
-const updateEnv = "VMFR_UPDATE_TESTDATA"
 
 // version4Images are layouts that only older kernels mount. Their images and manifests, in testdata, are
 // made with the kernel of the libguestfs appliance: it unpacks a tree into the image, and packs
@@ -34,7 +30,7 @@ var version4Images = []struct {
 func TestVersion4(t *testing.T) {
 	for _, c := range version4Images {
 		t.Run(c.name, func(t *testing.T) {
-			if os.Getenv(updateEnv) != "" {
+			if fsystest.Updating() {
 				makeVersion4(t, c.name, strings.Fields(c.options))
 			}
 			fs := openReader(t, extent.Bytes(fsystest.Stored(t, c.name)))
@@ -42,16 +38,7 @@ func TestVersion4(t *testing.T) {
 				t.Errorf("superblock %+v", fs.sb)
 			}
 			var want fsystest.Manifest
-			f, err := os.Open(filepath.Join("testdata", c.name+".manifest.gz"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer f.Close()
-			z, err := gzip.NewReader(f)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := gob.NewDecoder(z).Decode(&want); err != nil {
+			if err := gob.NewDecoder(bytes.NewReader(fsystest.Stored(t, c.name+".manifest"))).Decode(&want); err != nil {
 				t.Fatal(err)
 			}
 			fsystest.Run(t, fs, want)

@@ -5,9 +5,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"vmfr/agent/mountns"
 )
 
 // tunables are kernel settings of the whole machine that kubelet would set, with the values that it
@@ -32,7 +33,7 @@ func (p place) prepareMounts(dir string) error {
 	if err := mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return err
 	}
-	if err := leaveOthers(dir); err != nil {
+	if err := mountns.LeaveOthers(dir); err != nil {
 		return err
 	}
 	if err := mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
@@ -74,41 +75,6 @@ func mount(source, target, fstype string, flags uintptr, options string) error {
 		return fmt.Errorf("mount %s: %w", target, err)
 	}
 	return nil
-}
-
-// leaveOthers unmounts, for this namespace, file systems of loop devices and of FUSE except those
-// that hold the node's directory: whoever mounted them waits for their end.
-func leaveOthers(dir string) error {
-	b, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return err
-	}
-	for line := range strings.Lines(string(b)) {
-		// 36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue
-		f := strings.Fields(line)
-		if len(f) < 10 {
-			continue
-		}
-		at := unescape(f[4])
-		const loopMajor = "7:"
-		_, after, _ := strings.Cut(line, " - ")
-		if !strings.HasPrefix(f[2], loopMajor) && !strings.HasPrefix(after, "fuse") {
-			continue
-		}
-		if strings.HasPrefix(dir+"/", strings.TrimSuffix(at, "/")+"/") {
-			continue
-		}
-		// EINVAL: it was below another that has gone.
-		if err := unix.Unmount(at, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("unmount %s: %w", at, err)
-		}
-	}
-	return nil
-}
-
-// unescape undoes proc_pid_mountinfo(5)'s octal escapes.
-func unescape(path string) string {
-	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(path)
 }
 
 // overlayWorks tells whether containers' roots can be overlays in dir; an overlay or a network file
