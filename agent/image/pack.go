@@ -129,6 +129,14 @@ type inflater struct {
 	r   io.ReadCloser
 }
 
+// forget is a deflate stream of nothing: one block with dynamic Huffman codes (RFC 1951, section
+// 3.2.7), whose trees have the end of the block as their only symbol, and distance 0.
+//
+// A decoder that is used again has the last stream's trees until it has read others, and package
+// flate takes them for a damaged stream whose tree has no codes at all. What is said of such a
+// stream, or read from it, would depend on what was inflated before.
+var forget = []byte{0x05, 0xc0, 0x81, 0, 0, 0, 0, 0, 0x90, 0xff, 0x6b, 0}
+
 // inflate fills out from a raw deflate stream. What follows in src is not looked at.
 func (p *packs) inflate(out, src []byte) error {
 	d, _ := p.flates.Get().(*inflater)
@@ -137,16 +145,24 @@ func (p *packs) inflate(out, src []byte) error {
 		d.r = flate.NewReader(&d.src)
 	}
 	defer p.flates.Put(d)
-	d.src.Reset(src)
 	defer d.src.Reset(nil)
-	if err := d.r.(flate.Resetter).Reset(&d.src, nil); err != nil {
-		return err
+	if n, err := d.read(out[:1], forget); n > 0 || err != io.EOF {
+		return fmt.Errorf("the decoder cannot be used again: %d bytes, %w", n, err)
 	}
-	n, err := io.ReadFull(d.r, out)
+	n, err := d.read(out, src)
 	if err == io.EOF || err == io.ErrUnexpectedEOF {
 		return fmt.Errorf("the deflate stream ends after %d of %d bytes", n, len(out))
 	}
 	return err
+}
+
+// read fills out from the start of src, as io.ReadFull does.
+func (d *inflater) read(out, src []byte) (int, error) {
+	d.src.Reset(src)
+	if err := d.r.(flate.Resetter).Reset(&d.src, nil); err != nil {
+		return 0, err
+	}
+	return io.ReadFull(d.r, out)
 }
 
 // maxZstdWindow is what RFC 8878, section 3.1.1.1.2, asks decoders to support.
