@@ -336,3 +336,15 @@ func TestUnavailable(t *testing.T) {
 		t.Errorf("%v\n%s", err, out)
 	}
 }
+
+// TestHoldsNoMounts unmounts a file system that was there before the jail, which keeps nothing of
+// it: its device is free at once.
+func TestHoldsNoMounts(t *testing.T) {
+	img := fixture.Ext4(t, t.TempDir(), 16<<20)
+	dir := fixture.Mount(t, img, "ext4", "rw", 0, 0)
+	j := startJail(t, probe(t), t.TempDir())
+	fixture.Unmount(t, dir)
+	if got, exit := ask(t, j, "look"); exit != 0 { // the jail was there all the time
+		t.Errorf("status %d\n%s", exit, got)
+	}
+}
