@@ -19,8 +19,12 @@ import (
 	"vmfr/api/v1alpha1"
 )
 
-// trust is how long an object that was applied is taken to be as it was, where its kind is not watched.
-const trust = 10 * time.Minute
+// repair is how often a session's objects of kinds that are not watched are applied again, Secrets, Services and
+// NetworkPolicies among them: what somebody deleted or changed comes back, and what expires is renewed.
+const repair = 10 * time.Minute
+
+// trust is how long such an object is taken to be as it was applied. It ends before the repair.
+const trust = repair - time.Minute
 
 // applied remembers what was applied, so that following a data mover's progress does not write 30 objects each
 // time. A change of a watched object makes it forget; a restart does, too.

@@ -128,9 +128,7 @@ func (r *reconciler) credentials(ctx context.Context, s *scope) error {
 	if err != nil {
 		return err
 	}
-	if references != (plan.References{}) {
-		s.wake(s.now.Add(10 * r.Recheck)) // it may be renewed
-	}
+	s.wake(s.now.Add(repair))
 	s.material = material
 	return nil
 }

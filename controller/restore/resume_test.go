@@ -11,6 +11,9 @@ import (
 	"testing"
 
 	velerov1 "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -153,4 +156,44 @@ func anonymous(objects []string, uid, suffix, name string) []string {
 	}
 	slices.Sort(out)
 	return out
+}
+
+// repaired: what somebody deletes of a served session comes back without an event, also what cannot be watched.
+func (su *suite) repaired(t *testing.T) {
+	w := su.newWorld(t, 1, nil)
+	v := w.restore(t, "repaired", nil)
+	w.story(t, v, func() { w.drive(t, v) })
+	before := su.inventory(t, v)
+	names := w.names(v)
+	lost := []client.Object{
+		&networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: names.Session, Name: names.Object()}},
+		&corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: names.Session, Name: names.Object()}},
+		&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: names.Session, Name: names.Browser()}},
+	}
+	for _, o := range lost {
+		if err := su.client.Delete(ctx, o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if now := su.inventory(t, v); len(now) != len(before)-len(lost) {
+		t.Fatalf("%d objects were deleted, and of %d there are %d", len(lost), len(before), len(now))
+	}
+	result, _ := w.drive(t, v) // as on any event, right after they were applied
+	if result.RequeueAfter <= 0 || result.RequeueAfter > repair {
+		t.Fatalf("a served restore is looked at again after %s", result.RequeueAfter)
+	}
+	w.now = w.now.Add(result.RequeueAfter)
+	w.drive(t, v)
+	kinds := func(objects []string) (out []string) {
+		for _, o := range objects {
+			out = append(out, strings.Join(strings.Fields(o)[:2], " "))
+		}
+		return out
+	}
+	if after := su.inventory(t, v); !slices.Equal(kinds(after), kinds(before)) {
+		t.Errorf("before:\n%s\nafter:\n%s", strings.Join(kinds(before), "\n"), strings.Join(kinds(after), "\n"))
+	}
+	if v.Status.Phase != v1alpha1.FileRestoreCompleted {
+		t.Errorf("%s: %+v", v.Status.Phase, progressing(&v.Status))
+	}
 }

@@ -59,7 +59,7 @@ func TestCluster(t *testing.T) {
 			"killed": su.killed, "ends": su.ends, "moves": su.moves, "limits": su.limits, "hostile": su.hostile,
 			"contents": su.contentsFail, "location": su.locationAway, "slots": su.slotsBound, "selection": su.selection, "secrets": su.secrets,
 			"existing": su.existing, "foreign": su.foreign, "expires": su.expires, "frozen": su.frozen,
-			"removed": su.removedAnywhere, "storage": su.storage, "held": su.heldUp, "uninstalled": su.uninstalled,
+			"removed": su.removedAnywhere, "storage": su.storage, "held": su.heldUp, "repaired": su.repaired, "uninstalled": su.uninstalled,
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel() // they wait more than they work, each in namespaces of its own
