@@ -143,7 +143,7 @@ func (f *flags) usage(c *cobra.Command) string {
 func (h *holderFlags) register(s *pflag.FlagSet) {
 	s.StringVar(&h.image, "holder-image", holderImage, "`IMAGE` with vmfr-agent, of the same release as this program")
 	s.StringVar(&h.pullPolicy, "holder-image-pull-policy", string(corev1.PullIfNotPresent), "`Always|IfNotPresent|Never`")
-	s.StringSliceVar(&h.pullSecrets, "holder-image-pull-secret", nil, "`NAME` of a Secret to pull the image with, in the namespaces of every session (repeatable)")
+	s.StringSliceVar(&h.pullSecrets, "holder-image-pull-secret", nil, "`NAME` of a Secret of Velero's namespace to pull the image with; it is copied into the namespaces that are made for sessions (repeatable)")
 	s.StringSliceVar(&h.requests, "holder-requests", []string{"cpu=10m", "memory=32Mi"}, "`NAME=QUANTITY` that a holder asks for (repeatable)")
 	s.StringSliceVar(&h.limits, "holder-limits", []string{"memory=128Mi"}, "`NAME=QUANTITY` that a holder may use at most (repeatable)")
 	s.StringArrayVar(&h.tolerations, "holder-toleration", nil, "`KEY[=VALUE][:EFFECT]` of a taint that holders tolerate; *: all (repeatable)")

@@ -24,7 +24,7 @@ type Config struct {
 
 	Image             string                      // --holder-image
 	ImagePullPolicy   corev1.PullPolicy           // --holder-image-pull-policy; empty: Kubernetes' choice
-	ImagePullSecrets  []string                    // --holder-image-pull-secret: Secrets of each session's namespaces
+	ImagePullSecrets  []string                    // --holder-image-pull-secret: Secrets of Namespace, copied into what is made for a session
 	Resources         corev1.ResourceRequirements // --holder-requests, --holder-limits
 	Tolerations       []corev1.Toleration         // --holder-toleration
 	NodeSelector      map[string]string           // --holder-node-selector

@@ -283,7 +283,8 @@ func (b *builder) credentials() (out []client.Object) {
 // checkMaterial checks that the secrets are those that the spec needs.
 func (b *builder) checkMaterial() error {
 	m := b.m
-	if len(m.Identity.JoinKey) != session.JoinKeyBytes || (m.SSH == nil) != (b.in.SSH() == nil) || (m.Browser == nil) != (b.in.Browser() == nil) {
+	if len(m.Identity.JoinKey) != session.JoinKeyBytes || (m.SSH == nil) != (b.in.SSH() == nil) || (m.Browser == nil) != (b.in.Browser() == nil) ||
+		len(m.Pull) != len(b.cfg.ImagePullSecrets) {
 		return errors.New("plan: the secrets are not this file restore's")
 	}
 	return nil

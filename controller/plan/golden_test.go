@@ -62,7 +62,9 @@ func goldenCases() map[string]goldenCase {
 		s.FileAccess = &v1alpha1.FileAccess{SSH: &v1alpha1.SSHAccess{Username: "anna", PublicKey: goldenKey, TrustedUserCA: goldenKey}}
 	})
 	in.Backups[0].Attach = true
-	cases["restore-namespace"] = goldenCase{cfg: testConfig(), in: in}
+	cfg := testConfig()
+	cfg.ImagePullSecrets = []string{"registry"}
+	cases["restore-namespace"] = goldenCase{cfg: cfg, in: in, found: Found{Pull: []*corev1.Secret{pullSecret("openshift-adp", "registry")}}}
 
 	external := func(s *v1alpha1.VirtualMachineFileRestoreSpec) {
 		s.FileAccess = &v1alpha1.FileAccess{FileBrowser: &v1alpha1.FileBrowserAccess{ExposeExternally: true}}
@@ -70,7 +72,7 @@ func goldenCases() map[string]goldenCase {
 	in = testInput(external)
 	in.Backups[0].Attach = true
 	in.Backups[0].Disks[0].Mode = session.Filesystem
-	cfg := openShiftConfig()
+	cfg = openShiftConfig()
 	cfg.ReadAll = true
 	cases["openshift"] = goldenCase{cfg: cfg, in: in}
 
@@ -89,6 +91,7 @@ func goldenCases() map[string]goldenCase {
 	cases["ingress"] = goldenCase{cfg: cfg, in: in, found: Found{
 		BrowserRef:  secret("prod", "web-password", "username", "carol", "password", "correct horse battery"),
 		DiskKeysRef: secret("openshift-adp", "web-luks", "root", "open sesame"),
+		Pull:        []*corev1.Secret{pullSecret("openshift-adp", "registry")},
 	}}
 
 	// Nothing but what is required, before anything was restored.

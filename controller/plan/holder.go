@@ -55,7 +55,8 @@ func (b *builder) holders(doc *session.Session) (out []client.Object, err error)
 
 // frontHolder has the listeners and no disk.
 func (b *builder) frontHolder(doc *session.Session) (client.Object, error) {
-	pod := b.pod([]string{session.KeyJoin, session.KeyHostKey}, "--front")
+	at := b.places()[0]
+	pod := b.pod(at, []string{session.KeyJoin, session.KeyHostKey}, "--front")
 	c := &pod.Containers[0]
 	for _, p := range b.ports() {
 		c.Ports = append(c.Ports, corev1.ContainerPort{Name: p.name, ContainerPort: p.number, Protocol: corev1.ProtocolTCP})
@@ -88,12 +89,13 @@ func (b *builder) frontHolder(doc *session.Session) (client.Object, error) {
 		}}}},
 	}}})
 	// Which front ends there are decides the listeners, so all of the document counts.
-	return b.deployment(b.places()[0], PartFront, pod, doc)
+	return b.deployment(at, PartFront, pod, doc)
 }
 
 // diskHolder attaches one backup's volumes.
 func (b *builder) diskHolder(bk *Backup, doc *session.Session) (client.Object, error) {
-	pod := b.pod([]string{session.KeyJoin}, "--backup", bk.Name) // it has no use for the SSH host's key
+	at := place{b.names.BackupNamespace(bk.Number), bk}
+	pod := b.pod(at, []string{session.KeyJoin}, "--backup", bk.Name) // it has no use for the SSH host's key
 	pod.Affinity.PodAntiAffinity = b.antiAffinity()
 	c := &pod.Containers[0]
 	for i, d := range bk.Disks {
@@ -119,7 +121,7 @@ func (b *builder) diskHolder(bk *Backup, doc *session.Session) (client.Object, e
 	part := *doc
 	part.Backups = slices.DeleteFunc(slices.Clone(doc.Backups), func(o session.Backup) bool { return o.Name != bk.Name })
 	part.SSH, part.Browser = nil, nil
-	return b.deployment(place{b.names.BackupNamespace(bk.Number), bk}, PartDisks, pod, &part)
+	return b.deployment(at, PartDisks, pod, &part)
 }
 
 // pod is what all holders have in common: the way to the agent, the session's document and what it
@@ -129,7 +131,7 @@ func (b *builder) diskHolder(bk *Backup, doc *session.Session) (client.Object, e
 // root in most runtimes, and the token and keys to whoever runs. Root without any capability reads
 // what its owner's and group's modes allow, and the supplemental group is the images' own. An
 // fsGroup would do more, and write to the restored volume: the kubelet changes every file's group.
-func (b *builder) pod(identity []string, part ...string) *corev1.PodSpec {
+func (b *builder) pod(at place, identity []string, part ...string) *corev1.PodSpec {
 	command := append([]string{agentProgram, "hold"}, part...)
 	pod := &corev1.PodSpec{
 		ServiceAccountName: b.names.Object(), AutomountServiceAccountToken: new(false), EnableServiceLinks: new(false),
@@ -166,9 +168,7 @@ func (b *builder) pod(identity []string, part ...string) *corev1.PodSpec {
 	if b.cfg.SELinuxType != "" {
 		pod.SecurityContext.SELinuxOptions = &corev1.SELinuxOptions{Type: b.cfg.SELinuxType}
 	}
-	for _, s := range b.cfg.ImagePullSecrets {
-		pod.ImagePullSecrets = append(pod.ImagePullSecrets, corev1.LocalObjectReference{Name: s})
-	}
+	pod.ImagePullSecrets = b.pullWith(at)
 	mount(pod, "session", session.DirSession, corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{
 		LocalObjectReference: corev1.LocalObjectReference{Name: b.names.SessionConfig()}}})
 	mountSecret(pod, "identity", b.names.Identity(), session.DirIdentity, identity...)

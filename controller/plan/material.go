@@ -18,11 +18,15 @@ type Found struct {
 	Identity, SSH, Browser, TLS *corev1.Secret
 	// What the spec refers to (see SecretReferences); nil: not there, or nothing is referred to.
 	SSHRef, BrowserRef, DiskKeysRef *corev1.Secret
+	// The Secrets that the holders' image is pulled with, in the order of References.Pull; nil: not there.
+	Pull []*corev1.Secret
 }
 
-// References are the Secrets that a spec refers to, with their namespaces; nil: none.
+// References are the Secrets that a spec and the controller's flags refer to, with their namespaces;
+// nil: none.
 type References struct {
 	SSH, Browser, DiskKeys *types.NamespacedName
+	Pull                   []types.NamespacedName
 }
 
 // Material is what is secret in a session. Print it nowhere.
@@ -32,6 +36,7 @@ type Material struct {
 	Browser  *BrowserCredentials // nil: not served
 	TLS      *Certificate        // nil: not served, or OpenShift makes it
 	DiskKeys map[string][]byte   // nil: none
+	Pull     []PullSecret
 }
 
 // String keeps secrets out of logs, whatever prints a Material.
@@ -75,7 +80,7 @@ func SecretReferences(cfg Config, in Input) References {
 		}
 		return &n
 	}
-	refs := References{DiskKeys: name(in.Restore.Spec.DiskKeysSecretRef)}
+	refs := References{DiskKeys: name(in.Restore.Spec.DiskKeysSecretRef), Pull: cfg.pullReferences()}
 	if s := in.SSH(); s != nil {
 		refs.SSH = name(s.CredentialsSecretRef)
 	}
@@ -118,6 +123,9 @@ func NewMaterial(cfg Config, in Input, found Found, now time.Time, random io.Rea
 		if m.DiskKeys, err = diskKeys(*refs.DiskKeys, found.DiskKeysRef); err != nil {
 			return Material{}, err
 		}
+	}
+	if m.Pull, err = pullSecrets(refs.Pull, found.Pull); err != nil {
+		return Material{}, err
 	}
 	return m, nil
 }

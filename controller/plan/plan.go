@@ -77,7 +77,7 @@ func Build(cfg Config, in Input, m Material) (Plan, error) {
 	return Plan{Names: b.names, steps: []Step{
 		{StepNamespaces, namespaces},
 		{StepIdentity, b.identities()},
-		{StepCredentials, b.credentials()},
+		{StepCredentials, append(b.credentials(), b.pulls()...)},
 		{StepDocuments, append(documents, b.accounts()...)},
 		{StepNetwork, network},
 		{StepHolders, holders},

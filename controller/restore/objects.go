@@ -94,15 +94,21 @@ func (r *reconciler) credentials(ctx context.Context, s *scope) error {
 	session := func(name string) *types.NamespacedName {
 		return &types.NamespacedName{Namespace: s.names.Session, Name: name}
 	}
-	for _, want := range []struct {
+	found.Pull = make([]*corev1.Secret, len(references.Pull))
+	type want struct {
 		key  *types.NamespacedName
 		into **corev1.Secret
 		own  bool
-	}{
+	}
+	all := []want{
 		{session(s.names.Identity()), &found.Identity, true}, {session(s.names.SSH()), &found.SSH, true},
 		{session(s.names.Browser()), &found.Browser, true}, {session(s.names.TLS()), &found.TLS, true},
 		{references.SSH, &found.SSHRef, false}, {references.Browser, &found.BrowserRef, false}, {references.DiskKeys, &found.DiskKeysRef, false},
-	} {
+	}
+	for i := range references.Pull {
+		all = append(all, want{&references.Pull[i], &found.Pull[i], false})
+	}
+	for _, want := range all {
 		if want.key == nil {
 			continue
 		}

@@ -3,6 +3,7 @@ package restore
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -176,7 +177,7 @@ func (r *reconciler) ofDiscovery(ctx context.Context, o client.Object) []reconci
 	})
 }
 
-// ofSecret is for restores that refer to a Secret of Velero's namespace.
+// ofSecret is for restores that refer to a Secret of Velero's namespace, or whose holders are pulled with it.
 func (r *reconciler) ofSecret(ctx context.Context, o client.Object) []reconcile.Request {
 	key := client.ObjectKeyFromObject(o)
 	return r.all(ctx, func(v *v1alpha1.VirtualMachineFileRestore) bool {
@@ -186,7 +187,7 @@ func (r *reconciler) ofSecret(ctx context.Context, o client.Object) []reconcile.
 				return true
 			}
 		}
-		return false
+		return slices.Contains(refs.Pull, key)
 	})
 }
 

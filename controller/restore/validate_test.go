@@ -7,6 +7,7 @@ import (
 	"time"
 
 	velerov1 "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -125,6 +126,7 @@ func (su *suite) secrets(t *testing.T) {
 	if v.Status.Phase != v1alpha1.FileRestoreCompleted || !strings.Contains(condition(v, v1alpha1.ConditionDegraded), "login") {
 		t.Errorf("%s: %q", v.Status.Phase, condition(v, v1alpha1.ConditionDegraded))
 	}
+	w.pulled(t)
 	// Not exposed, since nobody configured how.
 	public := w.restore(t, "public", func(s *v1alpha1.VirtualMachineFileRestoreSpec) {
 		s.FileAccess = &v1alpha1.FileAccess{FileBrowser: &v1alpha1.FileBrowserAccess{ExposeExternally: true}}
@@ -133,6 +135,39 @@ func (su *suite) secrets(t *testing.T) {
 	if m := condition(public, v1alpha1.ConditionDegraded); !strings.Contains(m, "not reachable from outside") {
 		t.Errorf("exposed by nothing: %q", m)
 	}
+}
+
+// pulled: holders get the image with a copy of the Secret that the administrator named.
+func (w *world) pulled(t *testing.T) {
+	t.Helper()
+	w.restart(t, w.client, func(o *Options) { o.Plan.ImagePullSecrets = []string{"registry"} })
+	v := w.restore(t, "pulled", nil)
+	w.drive(t, v)
+	if p := progressing(&v.Status); !strings.Contains(p.message, w.namespace+"/registry") || !strings.Contains(p.message, "--holder-image-pull-secret") {
+		t.Errorf("without the Secret: %+v", p)
+	}
+	registry := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "registry"}, Type: corev1.SecretTypeDockerConfigJson,
+		Data: map[string][]byte{corev1.DockerConfigJsonKey: []byte(`{"auths":{}}`)}}
+	w.create(t, registry)
+	if got := w.r.ofSecret(ctx, registry); len(got) == 0 {
+		t.Error("the Secret wakes nothing")
+	}
+	w.drive(t, v)
+	w.velero(t, v, 1, velerov1.RestorePhaseCompleted, both...)
+	w.drive(t, v)
+	names := w.names(v)
+	for _, namespace := range []string{names.Session, names.BackupNamespace(1)} {
+		s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: names.PullSecret(1)}}
+		w.get(t, s)
+		d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: names.Object()}}
+		w.get(t, d)
+		refs := d.Spec.Template.Spec.ImagePullSecrets
+		if s.Type != corev1.SecretTypeDockerConfigJson || len(refs) != 1 || refs[0].Name != s.Name {
+			t.Errorf("%s: a Secret of type %s, pods pull with %v", namespace, s.Type, refs)
+		}
+	}
+	w.removed(t, v)
+	w.restart(t, w.client, nil)
 }
 
 // existing: spec.restoreNamespace is judged, used, and left as it was.
