@@ -290,11 +290,8 @@ func (r *restore) rsync(path string) ([]byte, error) {
 
 func (r *restore) rsyncCommand(path, to string, args ...string) *exec.Cmd {
 	addr := r.address("SSH")
-	if err := os.WriteFile(r.known, []byte(knownHosts(addr, r.host)), 0o600); err != nil {
-		r.c.t.Fatal(err)
-	}
 	_, port, _ := net.SplitHostPort(addr)
-	ssh := "ssh -q -F none -i " + r.identity + " -o IdentitiesOnly=yes -o GlobalKnownHostsFile=none -o UserKnownHostsFile=" + r.known + " -p " + port
+	ssh := "ssh -q -F none -i " + r.identity + " -o IdentitiesOnly=yes -o GlobalKnownHostsFile=none -o UserKnownHostsFile=" + r.knownHosts(addr) + " -p " + port
 	return exec.Command("rsync", append(append([]string{"-e", ssh}, args...), "oadp@127.0.0.1:"+path, to)...)
 }
 

@@ -85,7 +85,7 @@ func TestNodeManySessions(t *testing.T) {
 	t.Logf("after every disk was read: workers' own memory %s", spread(workers, rssAnon))
 	for _, r := range all[:scaleBusy] {
 		reads.Go(func() {
-			to := filepath.Join(filepath.Dir(r.known), "big")
+			to := filepath.Join(t.TempDir(), "big")
 			if out, err := r.sftp(r.identity, "get /backups/nightly/disk0/big "+to); err != nil {
 				t.Errorf("%v\n%s", err, out)
 			}
@@ -153,11 +153,7 @@ func markedDisk(t testing.TB, text string, big bool) string {
 // readMarkers fetches the marker of every disk over SFTP.
 func (r *restore) readMarkers(session int) {
 	t := r.c.t
-	dir := r.known + ".d"
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		t.Error(err)
-		return
-	}
+	dir := t.TempDir()
 	batch := ""
 	for d := range scaleDisks {
 		batch += fmt.Sprintf("get /backups/nightly/disk%d/marker %s/%d\n", d, dir, d)

@@ -109,10 +109,7 @@ func TestNode(t *testing.T) {
 		fixture.Need(t, "rsync")
 		c.t = t
 		to := t.TempDir() + "/file"
-		addr := a.address("SSH")
-		_, port, _ := net.SplitHostPort(addr)
-		ssh := "ssh -q -F none -i " + a.identity + " -o IdentitiesOnly=yes -o GlobalKnownHostsFile=none -o UserKnownHostsFile=" + a.known + " -p " + port
-		if out, err := exec.Command("rsync", "-e", ssh, "oadp@127.0.0.1:/backups/weekly/disk0/file", to).CombinedOutput(); err != nil {
+		if out, err := a.rsyncCommand("/backups/weekly/disk0/file", to).CombinedOutput(); err != nil {
 			t.Fatalf("%v\n%s\n%s", err, out, c.agent.log)
 		}
 		if got, err := os.ReadFile(to); err != nil || !bytes.Equal(got, bytesOfBig) {

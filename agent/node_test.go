@@ -229,7 +229,6 @@ type restore struct {
 	join     []byte
 	host     gossh.PublicKey
 	identity string // file of the client's key
-	known    string // file of known hosts
 	password string
 	ca       string            // file
 	roots    map[string]string // of holders, by part
@@ -262,7 +261,7 @@ func (c *cell) newRestore(name string, backups map[string][]api.Mode) *restore {
 	var private string
 	private, client = newSSHKey(c.t)
 	r.keys = string(gossh.MarshalAuthorizedKey(client))
-	r.identity, r.known, r.ca = filepath.Join(dir, "id"), filepath.Join(dir, "known_hosts"), filepath.Join(dir, "ca.pem")
+	r.identity, r.ca = filepath.Join(dir, "id"), filepath.Join(dir, "ca.pem")
 	ca, err := files.NewAuthority(time.Now())
 	if err != nil {
 		c.t.Fatal(err)
@@ -417,15 +416,22 @@ func (r *restore) ready() {
 func (r *restore) sftp(identity, batch string) (string, error) {
 	r.c.t.Helper()
 	addr := r.address("SSH")
-	if err := os.WriteFile(r.known, []byte(knownHosts(addr, r.host)), 0o600); err != nil {
-		r.c.t.Fatal(err)
-	}
 	host, port, _ := net.SplitHostPort(addr)
 	cmd := exec.Command("sftp", "-q", "-b", "-", "-F", "none", "-i", identity, "-o", "IdentitiesOnly=yes", "-o", "StrictHostKeyChecking=yes",
-		"-o", "GlobalKnownHostsFile=none", "-o", "UserKnownHostsFile="+r.known, "-o", "ConnectTimeout=30", "-P", port, "oadp@"+host)
+		"-o", "GlobalKnownHostsFile=none", "-o", "UserKnownHostsFile="+r.knownHosts(addr), "-o", "ConnectTimeout=30", "-P", port, "oadp@"+host)
 	cmd.Stdin = strings.NewReader(batch)
 	out, err := cmd.CombinedOutput()
 	return string(out), err
+}
+
+// knownHosts makes a file with the session's key at addr, a new one for each client: others may read theirs now.
+func (r *restore) knownHosts(addr string) (path string) {
+	r.c.t.Helper()
+	path = filepath.Join(r.c.t.TempDir(), "known_hosts")
+	if err := os.WriteFile(path, []byte(knownHosts(addr, r.host)), 0o600); err != nil {
+		r.c.t.Fatal(err)
+	}
+	return path
 }
 
 // curl fetches a path.
