@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	velerov1 "github.com/vmware-tanzu/velero/pkg/apis/velero/v1"
@@ -20,10 +21,17 @@ import (
 )
 
 // testAdrift: a file restore ends although Velero's namespace is deleted around it, and with it the controller's rights
-// there and Velero, whose Restores nobody takes the finalizer off.
+// there and Velero, whose Restores nobody takes the finalizer off. A controller that was started since then needs
+// docs/troubleshooting.md's commands.
 func (e *env) testAdrift(t *testing.T) {
+	t.Run("running", func(t *testing.T) { e.adrift(t, "adrift", false) })
+	t.Run("restarted", func(t *testing.T) { e.adrift(t, "astray", true) })
+}
+
+func (e *env) adrift(t *testing.T, namespace string, restarted bool) {
 	ctx := context.Background()
-	const namespace, session, stuck = "adrift", "adrift-session", "example.com/stuck"
+	const stuck = "example.com/stuck"
+	session := namespace + "-session"
 	e.CreateNamespace(t, namespace)
 	// As docs/install.md has it for a Velero elsewhere: the Role and its binding that have Velero's label.
 	roles := slices.DeleteFunc(regexp.MustCompile(`(?m)^---$`).Split(read(t, "../deploy/install.yaml"), -1), func(text string) bool {
@@ -36,7 +44,8 @@ func (e *env) testAdrift(t *testing.T) {
 	if out, err := e.Kubectl(text, "apply", "--server-side", "-f", "-"); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	p := startController(t, e.kubeconfig, "--velero-namespace="+namespace, "--leader-elect=false")
+	args := []string{"--velero-namespace=" + namespace, "--leader-elect=false"}
+	p := startController(t, e.kubeconfig, args...)
 	p.awaitReady(t)
 
 	v := &v1alpha1.VirtualMachineFileRestore{ObjectMeta: metav1.ObjectMeta{Name: "adrift", Namespace: namespace},
@@ -63,6 +72,9 @@ func (e *env) testAdrift(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if restarted {
+		p.stop(syscall.SIGKILL)
+	}
 	if err := e.admin.Delete(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}); err != nil {
 		t.Fatal(err)
 	}
@@ -83,9 +95,34 @@ func (e *env) testAdrift(t *testing.T) {
 		}
 	}
 	gone(&rbacv1.RoleBinding{ObjectMeta: metav1.ObjectMeta{Name: "vmfr-controller", Namespace: namespace}})
+	var end func()
+	if restarted {
+		startController(t, e.kubeconfig, args...)
+		end = e.rescue(t, namespace)
+	}
 	free(held) // the deletion had to wait for it
+	if restarted {
+		end()
+	}
 	gone(v)
 	gone(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: session}})
 	free(restore)
 	gone(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}})
+}
+
+// rescue has the controller's rights lent as docs/troubleshooting.md says; end waits for the file restore's end and
+// takes them back.
+func (e *env) rescue(t *testing.T, namespace string) (end func()) {
+	t.Helper()
+	_, script, ok := strings.Cut(read(t, "../docs/troubleshooting.md"), "\n    kubectl create clusterrole vmfr-rescue ")
+	script, _, found := strings.Cut(script, "\n\n")
+	lend, takeBack, cut := strings.Cut("kubectl create clusterrole vmfr-rescue "+script, "\n    kubectl -n velero wait ")
+	if !ok || !found || !cut {
+		t.Fatal("docs/troubleshooting.md has no such commands")
+	}
+	e.shell(t, lend)
+	return func() {
+		t.Helper()
+		e.shell(t, "kubectl -n "+namespace+" wait "+takeBack)
+	}
 }
