@@ -23,8 +23,7 @@ var pullKeys = map[corev1.SecretType]string{
 	corev1.SecretTypeDockercfg:        corev1.DockerConfigKey,
 }
 
-// pullReferences are the Secrets to copy. A namespace that is made for a session has no Secrets yet;
-// one that somebody chose has its own, and is not given the installation's.
+// pullReferences are the Secrets to copy.
 func (c Config) pullReferences() (refs []types.NamespacedName) {
 	for _, name := range c.ImagePullSecrets {
 		refs = append(refs, types.NamespacedName{Namespace: c.Namespace, Name: name})
@@ -58,7 +57,8 @@ func (n Names) PullSecret(i int) string { return n.Object() + "-pull-" + strconv
 // temporary tells whether a namespace was made for the session.
 func (b *builder) temporary(p place) bool { return p.backup != nil || b.names.Temporary }
 
-// pulls are the copies of the installation's pull secrets.
+// pulls are the copies of the installation's pull secrets. A namespace that is made for a session has no
+// Secrets yet; one that somebody chose has its own, and is not given the installation's.
 func (b *builder) pulls() (out []client.Object) {
 	for _, p := range b.places() {
 		if !b.temporary(p) {
