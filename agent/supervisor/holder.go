@@ -95,9 +95,9 @@ func (s *Supervisor) talk(ctx context.Context, c *session.Conn) {
 		}
 		switch {
 		case m.Closing != nil:
-			part.sess.leave(part, "as asked")
+			part.sess.leave(part, p, "as asked")
 		case m.Update != nil && part.name == frontPart:
-			part.sess.update(part, m.Update.Credentials)
+			part.sess.update(part, p, m.Update.Credentials)
 		default:
 			s.log.Warn("a holder sent what only others send", "session", part.sess.id, "part", part.name)
 			return

@@ -175,11 +175,14 @@ func (x *sess) welcome(to *peer) {
 	}
 }
 
-// update takes new credentials of the front.
-func (x *sess) update(p *part, c session.Credentials) {
+// update takes new credentials of the front. What was sent before the holder connected again may be
+// read after its new hello, which has newer ones.
+func (x *sess) update(p *part, from *peer, c session.Credentials) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.credentials(p, c)
+	if p.peer == from {
+		x.credentials(p, c)
+	}
 }
 
 // credentials replaces those of p. What the old ones let in, ends: a key may have been revoked.
@@ -206,14 +209,15 @@ func (x *sess) lost(p *part, from *peer) {
 	}
 	p.peer = nil
 	x.log.Info("a part's holder is gone", "part", session.Part{Backup: p.name}.Name(), "grace", lostGrace)
-	p.lost = time.AfterFunc(lostGrace, func() { x.leave(p, "") })
+	p.lost = time.AfterFunc(lostGrace, func() { x.leave(p, nil, "") })
 }
 
-// leave closes a part: because its holder asks, or did not come back.
-func (x *sess) leave(p *part, why string) {
+// leave closes a part: because its holder asks through its connection, or did not come back: then
+// there is none.
+func (x *sess) leave(p *part, from *peer, why string) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.parts[p.name] != p || why == "" && p.peer != nil {
+	if x.parts[p.name] != p || p.peer != from {
 		return
 	}
 	x.drop(p, why)

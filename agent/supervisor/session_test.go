@@ -4,8 +4,36 @@ import (
 	"reflect"
 	"testing"
 
+	"vmfr/agent/session"
 	api "vmfr/api/session"
 )
+
+// TestLateMessages: a holder changes credentials, connects again with newer ones, and the agent reads what came through
+// the first connection only then.
+func TestLateMessages(t *testing.T) {
+	t.Parallel()
+	n := startNode(t, nil)
+	r := n.newRestore()
+	r.mustJoin("one", "")
+	r.mustJoin(frontPart, "v0")
+	n.mu.Lock()
+	x := n.sessions[r.doc.ID]
+	n.mu.Unlock()
+	x.mu.Lock()
+	front := x.parts[frontPart]
+	first := front.peer
+	x.mu.Unlock()
+	r.mustJoin(frontPart, "v2")
+
+	x.update(front, first, session.Credentials{SSHUser: []byte("v1")})
+	x.leave(front, first, "as asked")
+	r.hears("v2 1")
+	x.mu.Lock()
+	now := front.peer
+	x.mu.Unlock()
+	x.update(front, now, session.Credentials{SSHUser: []byte("v3")})
+	r.hears("v3 1")
+}
 
 func TestMerged(t *testing.T) {
 	backup := func(name string, disks ...string) api.Backup {
