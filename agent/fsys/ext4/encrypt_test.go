@@ -5,7 +5,6 @@ import (
 	"fmt"
 	iofs "io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -24,12 +23,10 @@ func TestEncrypted(t *testing.T) {
 	for _, options := range []string{"-b 1024", "-b 4096 -O inline_data", "-b 1024 -O ^dir_index"} {
 		t.Run(options, func(t *testing.T) {
 			img := fixture.Ext4(t, "", 64<<20, append(strings.Fields(options), "-O", "encrypt,stable_inodes")...)
-			probe := exec.Command("mount", "-o", "loop,test_dummy_encryption=v2", img, t.TempDir())
-			if out, err := probe.CombinedOutput(); err != nil {
-				t.Skipf("this kernel cannot make encrypted files: %s", out)
+			dir, err := fixture.TryMount(t, img, "ext4", "test_dummy_encryption=v2", 0, 0)
+			if err != nil {
+				t.Skipf("this kernel cannot make encrypted files: %v", err)
 			}
-			dir := probe.Args[len(probe.Args)-1]
-			t.Cleanup(func() { _ = exec.Command("umount", "-l", dir).Run() })
 			fillEncrypted(t, dir)
 			fixture.Unmount(t, dir)
 

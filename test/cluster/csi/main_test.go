@@ -33,6 +33,9 @@ func TestMain(m *testing.M) {
 	if err == nil {
 		err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
 	}
+	if err == nil {
+		err = mountns.LeaveOthers(os.TempDir()) // who unmounts one of those would wait for the end of these tests
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "the tests' mounts:", err)
 		os.Exit(1)

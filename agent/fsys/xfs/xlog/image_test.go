@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -98,19 +97,17 @@ func dirtyImage(t testing.TB, size int64, mkfs []string, flush bool, load func(d
 // where it refuses to mount.
 func kernelReplay(t testing.TB, m *image) (*image, bool) {
 	t.Helper()
-	dir := t.TempDir()
-	img, mnt := filepath.Join(dir, "img"), filepath.Join(dir, "mnt")
+	img := filepath.Join(t.TempDir(), "img")
 	if err := writeSparse(img, m.b); err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = os.Remove(img) }()
-	if err := os.Mkdir(mnt, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := exec.Command("mount", "-t", "xfs", "-o", "loop,rw,noatime", img, mnt).Run(); err != nil {
+	dir, err := fixture.TryMount(t, img, "xfs", "rw,noatime", 0, 0)
+	if err != nil {
+		t.Log(err)
 		return nil, false
 	}
-	fixture.Run(t, "umount", mnt)
+	fixture.Unmount(t, dir)
 	b, err := os.ReadFile(img)
 	if err != nil {
 		t.Fatal(err)
