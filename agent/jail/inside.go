@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -54,7 +56,6 @@ func become(settings string, argv []string) error {
 		{"mounts", func() error { return enterRoot(s) }},
 		{"host name", func() error { return unix.Sethostname([]byte("vmfr")) }},
 		{"descriptors", func() error { return unix.CloseRange(3, ^uint(0)>>32, unix.CLOSE_RANGE_CLOEXEC) }},
-		{"limits", func() error { return confine.SetLimits(limits...) }},
 		{"privileges", func() error { return confine.DropPrivileges(jailUser) }},
 		{"system calls", func() error { return confine.RefuseSystemCalls(confine.NoSockets) }},
 	} {
@@ -62,7 +63,37 @@ func become(settings string, argv []string) error {
 			return fmt.Errorf("%s: %w", step.name, err)
 		}
 	}
-	return unix.Exec(argv[0], argv[1:], []string{"LC_ALL=C", "PATH=/", "HOME=/"})
+	return limitedExec(argv[0], argv[1:], []string{"LC_ALL=C", "PATH=/", "HOME=/"})
+}
+
+// limitedExec sets the limits and becomes the program. They are the program's: Go's runtime, which may
+// start a thread at any moment, has more address space and threads than they allow, and ends the
+// process where it gets none. So nothing is allocated in between, and the runtime is not told of the
+// system calls: it takes this thread to be at work, and starts no other one in its place.
+func limitedExec(program string, argv, env []string) error {
+	path, err := unix.BytePtrFromString(program)
+	if err != nil {
+		return err
+	}
+	args, err := syscall.SlicePtrFromStrings(argv)
+	if err != nil {
+		return err
+	}
+	vars, err := syscall.SlicePtrFromStrings(env)
+	if err != nil {
+		return err
+	}
+	values := make([]unix.Rlimit, len(limits))
+	for i, l := range limits {
+		values[i] = unix.Rlimit{Cur: l.Value, Max: l.Value}
+	}
+	for i, l := range limits {
+		if _, _, errno := unix.RawSyscall6(unix.SYS_PRLIMIT64, 0, uintptr(l.Resource), uintptr(unsafe.Pointer(&values[i])), 0, 0, 0); errno != 0 {
+			return fmt.Errorf("limits: resource %d: %w", l.Resource, errno)
+		}
+	}
+	_, _, errno := unix.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(path)), uintptr(unsafe.Pointer(&args[0])), uintptr(unsafe.Pointer(&vars[0])))
+	return errno
 }
 
 // enterRoot binds the tree's folders into the jail's root and makes that the only mounts there are.

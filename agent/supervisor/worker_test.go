@@ -148,10 +148,10 @@ func TestRenewal(t *testing.T) {
 	if n := openAt(t, r.disks["one"]); n != 1 { // the holder's own
 		t.Errorf("the disk is open %d times when its holder hears that it is closed", n)
 	}
+	r.hears("new 1")
 	if n := openAt(t, r.disks["two"]); n < 3 { // the holder's, the supervisor's, the worker's
 		t.Errorf("the disk of the backup that stays is open %d times", n)
 	}
-	r.hears("new 1")
 }
 
 // TestMisbehaving: workers that do not do what they should are killed and started again, and no
