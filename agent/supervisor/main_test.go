@@ -80,8 +80,9 @@ func testWorker() error {
 	if err != nil {
 		return err
 	}
+	// As the real one's, clients that were accepted are served, whenever it is told to drain.
 	var clients sync.WaitGroup
-	go func() {
+	clients.Go(func() {
 		for {
 			client, err := l.Accept()
 			if err != nil {
@@ -93,7 +94,7 @@ func testWorker() error {
 				_, _ = io.Copy(io.Discard, client)
 			})
 		}
-	}()
+	})
 	misbehave := string(c.Credentials.SSHUser)
 	if misbehave == "audit" {
 		audit := files[len(files)-1]
