@@ -3,15 +3,15 @@
 #
 # What waits runs beside what computes. libguestfs boots its appliance on one emulated processor, so its suites run
 # beside the others. The race detector uses all processors, and has them for itself. The story on a cluster waits for
-# Velero and kubelet: fuzzing takes what it leaves of the processors. What runs beside shows its output at its end;
-# where it failed, last of all.
+# Velero and kubelet: fuzzing takes what it leaves of the processors. What runs beside shows its output at its end,
+# or where it failed, last of all. A suite that fails hides nothing of those that follow.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 fuzztime=${1:?usage: $0 FUZZTIME}
 export VMFR_TEST_REQUIRE=1
 dir=$(mktemp -d)
 : >"$dir/stages"
-beside_pid= beside_failed=
+beside_pid=
 
 # ticks: of all processors since the machine's start, those spent at work, and all.
 ticks() { awk '/^cpu / { print $2 + $3 + $4 + $7 + $8 + $9, $2 + $3 + $4 + $5 + $6 + $7 + $8 + $9 }' /proc/stat; }
@@ -36,20 +36,24 @@ idle() {
 
 # beside FUNCTION: runs its stages beside what follows. One at a time.
 beside() {
-  beside=$1
   "$1" >"$dir/beside.log" 2>&1 &
   beside_pid=$!
 }
 
-# join: waits for what runs beside, and shows its output if it is well.
+# join: waits for what runs beside, and shows its output; where it failed, the end does.
 join() {
-  await && cat "$dir/beside.log"
-}
-
-await() {
   local pid=$beside_pid
   beside_pid=
-  wait "$pid" || { beside_failed=1; return 1; }
+  if wait "$pid"; then
+    cat "$dir/beside.log"
+  else
+    cat "$dir/beside.log" >>"$dir/failed"
+  fi
+}
+
+# suite NAME COMMAND...: runs tests. One run shall tell all that fails: what follows runs whatever these say.
+suite() {
+  run "$@" 2>&1 | tee "$dir/suite.log" || { grep -E '^ *--- FAIL|^FAIL|^panic:' "$dir/suite.log" || echo "$1: FAILED"; } >>"$dir/failed"
 }
 
 # table: what ran when, for how long, the time that its own processes took of processors (containers' are not among
@@ -72,18 +76,19 @@ table() {
     END { row("all", 0, last - first, own, endBusy - busy, endAll - all) }'
 }
 
-# leave: whatever the end is, tells the times, and last what failed beside.
+# leave: whatever the end is, tells the times, and last what failed.
 leave() {
   local status=$?
   set +e
   trap '' INT TERM
-  [ -z "$beside_pid" ] || await || status=1
+  [ -z "$beside_pid" ] || join
   echo
   table
-  if [ -n "$beside_failed" ]; then
+  if [ -s "$dir/failed" ]; then
+    status=1
     echo
-    cat "$dir/beside.log"
-    echo "$beside: FAILED"
+    cat "$dir/failed"
+    echo FAILED
   fi
   rm -rf "$dir"
   exit "$status"
@@ -112,9 +117,9 @@ run 'packages' make --no-print-directory deps
 run 'lint' make --no-print-directory lint
 run 'programs of the cluster' make --no-print-directory cluster-programs
 beside appliances
-run 'suites' go test -timeout 20m $(go list ./... | grep -v '/test/e2e$')
+suite 'suites' go test -timeout 20m $(go list ./... | grep -v '/test/e2e$')
 join
-run 'race detector' test/race.sh
+suite 'race detector' test/race.sh
 beside fuzzing
-run 'cluster' go test -timeout 40m ./test/e2e
+suite 'cluster' go test -timeout 40m ./test/e2e
 join
