@@ -92,7 +92,7 @@ func (p *piece) read(b []byte, off int64) (n int, ok bool, err error) {
 	return n, true, err
 }
 
-// finish takes note of an answer.
+// finish takes note of an answer, before the client has it: its next request may come at once.
 func (a *ahead) finish() {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -139,6 +139,47 @@ func TestReadAheadIsBounded(t *testing.T) {
 	eventually(t, "the connection's end", func() bool { return r.counters.Snapshot().Connections == 0 })
 }
 
+// asks is a client that asks for something else as soon as an answer reaches it.
+type asks func()
+
+func (a asks) Write(p []byte) (int, error) { a(); return len(p), nil }
+
+// TestReadAheadAtOnce: a client that reads on the moment it has its answer has one request outstanding.
+func TestReadAheadAtOnce(t *testing.T) {
+	tr, g := gatedTree(t)
+	close(g.gate)
+	n, err := tr.Resolve(gatedPath, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := tr.Open(n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const size = 1000
+	answers, ahead := 0, false
+	var w *wire
+	var opened *file
+	w = newWire(script{nil, asks(func() {
+		if answers++; answers == 1 {
+			w.startRead(opened, 2, size, size)
+			opened.ahead.mu.Lock()
+			ahead = opened.ahead.piece != nil
+			opened.ahead.mu.Unlock()
+		}
+	})}, &view{ctx: t.Context(), s: newServer(tr, complete(t)), c: &conn{}})
+	opened = &file{v: w.v, f: f}
+	w.startRead(opened, 1, 0, size)
+	w.reads.Wait()
+	if !ahead || answers != 2 {
+		t.Errorf("%d answers; read ahead: %v", answers, ahead)
+	}
+	if p := opened.ahead.close(); p != nil {
+		w.drop(p)
+	}
+	w.reads.Wait()
+}
+
 // TestReadAheadEnds: a client that never wants what is read ahead is left alone.
 func TestReadAheadEnds(t *testing.T) {
 	tr, g := gatedTree(t)

@@ -163,7 +163,8 @@ func (w *wire) startRead(f *file, id uint32, off int64, n int) {
 	ready := w.begin(f, off, n)
 	w.reads.Go(func() {
 		defer w.v.s.caught("sftp read")
-		defer f.ahead.finish()
+		answered := sync.OnceFunc(f.ahead.finish)
+		defer answered()
 		if ready != nil {
 			defer ready.using.Done()
 		}
@@ -175,7 +176,7 @@ func (w *wire) startRead(f *file, id uint32, off int64, n int) {
 		}
 		b, pool := w.v.s.buffers.get(n)
 		defer pool.Put(b)
-		_ = w.send(f.reply(*b, id, off, n, ready)) // an error ends the session, see fail
+		_ = w.sendAfter(f.reply(*b, id, off, n, ready), answered) // an error ends the session, see fail
 	})
 }
 

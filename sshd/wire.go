@@ -225,8 +225,12 @@ func (w *wire) Write(p []byte) (int, error) {
 func setLength(packet []byte) { binary.BigEndian.PutUint32(packet, uint32(len(packet)-4)) }
 
 // send writes one packet and makes room for another request.
-func (w *wire) send(packet []byte) error {
-	if err := w.write(packet); err != nil {
+func (w *wire) send(packet []byte) error { return w.sendAfter(packet, nil) }
+
+// sendAfter is send that calls first, unless that is nil, right before the client can have the packet:
+// what its next request shall find must not be left to the time after.
+func (w *wire) sendAfter(packet []byte, first func()) error {
+	if err := w.write(packet, first); err != nil {
 		w.fail(err)
 		return err
 	}
@@ -237,11 +241,14 @@ func (w *wire) send(packet []byte) error {
 	return nil
 }
 
-func (w *wire) write(packet []byte) error {
+func (w *wire) write(packet []byte, first func()) error {
 	w.writing.Lock()
 	defer w.writing.Unlock()
 	if err := w.ended(); err != nil { // while this packet waited for its turn
 		return err
+	}
+	if first != nil {
+		first()
 	}
 	_, err := w.ch.Write(packet)
 	return err
