@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"net"
 	"os"
 	"strings"
 	"sync"
@@ -93,6 +94,20 @@ func TestShutdownWithBlockedRead(t *testing.T) {
 	eventually(t, "the connection's end", func() bool { return r.counters.Snapshot().Connections == 0 })
 	for p := range x.replies {
 		t.Errorf("a reply after the end: %.20q", p)
+	}
+}
+
+// TestShutdownAfterAPause: connections have their time to end also where the process did not run when the grace ended.
+func TestShutdownAfterAPause(t *testing.T) {
+	tr, _ := gatedTree(t)
+	c := complete(t)
+	c.ShutdownGrace = -2 * stuckWait
+	s := newServer(tr, c)
+	client, server := net.Pipe()
+	defer client.Close()
+	s.admit(server)
+	if err := s.drain(); err != nil {
+		t.Error(err)
 	}
 }
 
