@@ -55,7 +55,29 @@ type conn struct {
 	sessions atomic.Int64 // open channels
 	alive    sync.Once    // starts keepalive
 	ended    chan struct{}
-	wg       sync.WaitGroup // sessions
+
+	mu   sync.Mutex
+	over bool           // no session begins any more
+	wg   sync.WaitGroup // sessions
+}
+
+// begin counts a session among those that the connection's end waits for; false: it has come too late.
+// gliderlabs/ssh starts a goroutine for each, which may run when the connection has ended.
+func (c *conn) begin() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.over {
+		c.wg.Add(1)
+	}
+	return !c.over
+}
+
+// wait lets no more sessions begin and waits for those under way.
+func (c *conn) wait() {
+	c.mu.Lock()
+	c.over = true
+	c.mu.Unlock()
+	c.wg.Wait()
 }
 
 func newServer(t *tree.Tree, c Config) *server {
@@ -128,7 +150,7 @@ func (s *server) serveConn(c *conn) {
 	defer func() {
 		_ = c.Close()
 		close(c.ended)
-		c.wg.Wait()
+		c.wait()
 		if c.who.Key != "" {
 			s.cfg.Audit.Logout(c.who, time.Since(began))
 		}

@@ -20,7 +20,9 @@ func (s *server) refuseChannel(ch gossh.NewChannel) {
 
 // session serves one channel of type session (RFC 4254, section 6).
 func (s *server) session(c *conn, sc *gossh.ServerConn, nc gossh.NewChannel) {
-	c.wg.Add(1)
+	if !c.begin() {
+		return
+	}
 	defer c.wg.Done()
 	defer s.caught("session")
 	if c.sessions.Add(1) > maxSessions {

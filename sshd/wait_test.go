@@ -82,3 +82,19 @@ func TestWaitersLeave(t *testing.T) {
 		})
 	}
 }
+
+// TestLateSession: a channel that gets its goroutine when its connection has ended is no session; Serve
+// has returned then.
+func TestLateSession(t *testing.T) {
+	tr, _ := gatedTree(t)
+	s, c := newServer(tr, complete(t)), &conn{}
+	if !c.begin() {
+		t.Fatal("no session begins")
+	}
+	c.wg.Done()
+	c.wait()
+	s.session(c, nil, nil) // would use the channel, which is nil
+	if n := s.panics.Load(); n != 0 || c.sessions.Load() != 0 {
+		t.Errorf("%d panics, %d sessions", n, c.sessions.Load())
+	}
+}
