@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pkg/sftp"
 	gossh "golang.org/x/crypto/ssh"
 
 	"vmfr/agent/extent"
@@ -109,8 +110,18 @@ func TestLoginGrace(t *testing.T) {
 		}
 		nc.Close()
 	}
-	// Who has logged in stays.
-	c := r.client()
+	// Who has logged in stays. A busy machine may not be quick enough for the grace at the first try.
+	var conn *gossh.Client
+	eventually(t, "a login within the grace", func() (ok bool) {
+		var err error
+		conn, err = r.dial()
+		return err == nil
+	})
+	defer conn.Close()
+	c, err := sftp.NewClient(conn)
+	if err != nil {
+		t.Fatal(err)
+	}
 	time.Sleep(400 * time.Millisecond)
 	if _, err := c.Stat("/"); err != nil {
 		t.Errorf("closed after login: %v", err)
@@ -138,7 +149,7 @@ func TestLoginTries(t *testing.T) {
 }
 
 func TestKeepaliveEndsDeadClients(t *testing.T) {
-	r := serve(t, hostTree(t, newHostFS(sample(t))), func(c *Config) { c.Keepalive = 50 * time.Millisecond })
+	r := serve(t, hostTree(t, newHostFS(sample(t))), func(c *Config) { c.Keepalive = 400 * time.Millisecond }) // a busy client has 1.2 s to answer
 	alive := r.client()
 	l, err := net.Dial("tcp", r.addr)
 	if err != nil {
@@ -190,8 +201,10 @@ func TestShutdown(t *testing.T) {
 	src := t.TempDir()
 	want := strings.Repeat("0123456789abcdef", 1<<16) // 1 MiB
 	write(t, src, "big", want)
+	const soon = 15 * time.Second // long before the grace ends, also on a busy machine
+	grace := func(c *Config) { c.ShutdownGrace = time.Minute }
 	t.Run("a transfer finishes", func(t *testing.T) {
-		r := serve(t, hostTree(t, newHostFS(src)), nil)
+		r := serve(t, hostTree(t, newHostFS(src)), grace)
 		idle := r.client()
 		f, err := r.client().Open("/backups/b/d/big")
 		if err != nil {
@@ -203,7 +216,7 @@ func TestShutdown(t *testing.T) {
 		}
 		start := time.Now()
 		r.stop()
-		if err := idle.Wait(); time.Since(start) > 5*time.Second {
+		if err := idle.Wait(); time.Since(start) > soon {
 			t.Errorf("an idle connection stays for %v: %v", time.Since(start), err)
 		}
 		if _, err := r.dial(); err == nil {
@@ -216,7 +229,8 @@ func TestShutdown(t *testing.T) {
 		if err := f.Close(); err != nil {
 			t.Errorf("close: %v", err)
 		}
-		if err := r.wait(); err != nil || time.Since(start) > 5*time.Second {
+		start = time.Now()
+		if err := r.wait(); err != nil || time.Since(start) > soon {
 			t.Errorf("Serve: %v after %v", err, time.Since(start))
 		}
 	})
@@ -236,7 +250,7 @@ func TestShutdown(t *testing.T) {
 		}
 	})
 	t.Run("a login under way", func(t *testing.T) {
-		r := serve(t, hostTree(t, newHostFS(src)), nil)
+		r := serve(t, hostTree(t, newHostFS(src)), grace)
 		nc, err := net.Dial("tcp", r.addr)
 		if err != nil {
 			t.Fatal(err)
@@ -245,7 +259,7 @@ func TestShutdown(t *testing.T) {
 		eventually(t, "the connection", func() bool { return r.counters.Snapshot().Connections == 1 })
 		start := time.Now()
 		r.stop()
-		if err := r.wait(); err != nil || time.Since(start) > 5*time.Second {
+		if err := r.wait(); err != nil || time.Since(start) > soon {
 			t.Errorf("Serve: %v after %v", err, time.Since(start))
 		}
 	})
