@@ -190,9 +190,7 @@ func TestConcurrentRanges(t *testing.T) {
 		}
 	}
 	wg.Wait()
-	if n := s.counters.Snapshot(); n.OpenFiles != 0 {
-		t.Errorf("%d files are still open", n.OpenFiles)
-	}
+	eventually(t, "no open file", func() bool { return s.counters.Snapshot().OpenFiles == 0 })
 }
 
 func TestTypesAndHeaders(t *testing.T) {

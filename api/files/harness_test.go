@@ -119,6 +119,16 @@ func (s *server) close() error {
 	return err
 }
 
+// eventually waits for what the server does once a client has its answer.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%s: not reached", what)
+		}
+	}
+}
+
 func (s *server) url(path string) string { return "https://" + s.addr + path }
 
 // client is a Go client that speaks HTTP/1.1 or HTTP/2 only.

@@ -326,9 +326,7 @@ func TestLimits(t *testing.T) {
 		_, _ = io.Copy(io.Discard, c) // until the server has closed it
 		_ = c.Close()
 	}
-	for s.counters.Snapshot().Connections != 0 { // the place comes back
-		time.Sleep(time.Millisecond)
-	}
+	eventually(t, "the place comes back", func() bool { return s.counters.Snapshot().Connections == 0 })
 	if a := s.get("/healthz"); a.status != 200 {
 		t.Errorf("after they were closed: %+v", a)
 	}
@@ -345,12 +343,9 @@ func TestStalledClient(t *testing.T) {
 	}
 	defer c.Close()
 	_, _ = io.WriteString(c, "GET /files"+disk+"/big HTTP/1.1\r\nHost: x\r\nAuthorization: Basic b2FkcDpjb3JyZWN0IGhvcnNlIGJhdHRlcnk=\r\n\r\n")
-	for s.counters.Snapshot().OpenFiles == 0 {
-		time.Sleep(time.Millisecond)
-	}
-	for s.counters.Snapshot().OpenFiles != 0 {
-		time.Sleep(time.Millisecond)
-	}
+	// It may be open and closed while nobody looks.
+	eventually(t, "a read", func() bool { return s.counters.Snapshot().Bytes > 0 })
+	eventually(t, "the end of what is sent", func() bool { return s.counters.Snapshot().OpenFiles == 0 })
 	if n, err := io.Copy(io.Discard, c); err == nil || n >= 32<<20 {
 		t.Errorf("%d bytes came, %v", n, err)
 	}
