@@ -125,7 +125,7 @@ func openWide(t *testing.T, w *wide) *tree.Tree {
 }
 
 // TestHundredThousandEntries: the first page needs no more of the folder than it shows, and
-// sorted pages together are the folder.
+// sorted pages together are the folder, which is read once for all of them.
 func TestHundredThousandEntries(t *testing.T) {
 	const n = 100_000
 	w := &wide{n: n}
@@ -149,9 +149,12 @@ func TestHundredThousandEntries(t *testing.T) {
 	if k := w.reads.Load() - before; k > 10 {
 		t.Errorf("the first page took %d reads of the folder", k)
 	}
-	seen, last, cursor := map[string]bool{}, int64(-1), ""
+	seen, last, cursor, sorted := map[string]bool{}, int64(-1), "", int64(0)
 	for {
 		p := get("&limit=10000&sort=size&cursor=" + cursor)
+		if cursor == "" {
+			sorted = w.reads.Load()
+		}
 		if p.Total != n {
 			t.Fatalf("total %d", p.Total)
 		}
@@ -167,6 +170,9 @@ func TestHundredThousandEntries(t *testing.T) {
 	}
 	if len(seen) != n {
 		t.Errorf("%d entries in all pages, want %d", len(seen), n)
+	}
+	if k := w.reads.Load() - sorted; k != 0 {
+		t.Errorf("the folder was read %d times more after it had been sorted", k)
 	}
 }
 

@@ -36,16 +36,23 @@ type chromium struct {
 	finished  chan string // files that were downloaded
 }
 
+// These only end what hangs: a busy machine may take minutes to build the program that Commands starts, and
+// long for a page.
+const (
+	browserLife = 15 * time.Minute
+	browserWait = time.Minute
+)
+
 func start(t *testing.T, address string) *chromium {
 	t.Helper()
 	fixture.Need(t, "chromium")
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), browserLife)
 	t.Cleanup(cancel)
 	ctx, stop := chromedp.NewExecAllocator(ctx,
 		chromedp.NoFirstRun, chromedp.NoDefaultBrowserCheck, chromedp.Headless, chromedp.DisableGPU,
 		chromedp.NoSandbox,        // Chromium's own needs another user than root
 		chromedp.IgnoreCertErrors, // of this instance: the certificate is the test's own
-		chromedp.ExecPath("chromium"), chromedp.WindowSize(1280, 800), chromedp.UserDataDir(t.TempDir()),
+		chromedp.ExecPath("chromium"), chromedp.WindowSize(1280, 800), chromedp.UserDataDir(t.TempDir()), chromedp.WSURLReadTimeout(browserWait),
 		chromedp.Flag("disable-dev-shm-usage", true), chromedp.Flag("disable-background-networking", true))
 	t.Cleanup(stop)
 	ctx, quit := chromedp.NewContext(ctx)
@@ -185,7 +192,7 @@ func eval[T any](tb *tab, expression string) T {
 // until waits for a condition: the page's own clock, not ours, looks again.
 func (tb *tab) until(condition string) {
 	tb.t.Helper()
-	ctx, cancel := context.WithTimeout(tb.ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(tb.ctx, browserWait)
 	defer cancel()
 	_, err := chromedp.Run(ctx, chromedp.Evaluate[bool](
 		`new Promise((done) => { const look = () => (`+condition+`) ? done(true) : setTimeout(look, 10); look(); })`, chromedp.EvalAwaitPromise))
@@ -274,7 +281,7 @@ func (c *chromium) downloaded(t *testing.T) string {
 	select {
 	case f := <-c.finished:
 		return f
-	case <-time.After(20 * time.Second):
+	case <-time.After(browserWait):
 		t.Fatal("nothing was downloaded")
 		return ""
 	}
