@@ -52,7 +52,7 @@ func start(t *testing.T, address string) *chromium {
 		chromedp.NoFirstRun, chromedp.NoDefaultBrowserCheck, chromedp.Headless, chromedp.DisableGPU,
 		chromedp.NoSandbox,        // Chromium's own needs another user than root
 		chromedp.IgnoreCertErrors, // of this instance: the certificate is the test's own
-		chromedp.ExecPath("chromium"), chromedp.WindowSize(1280, 800), chromedp.UserDataDir(t.TempDir()), chromedp.WSURLReadTimeout(browserWait),
+		chromedp.ExecPath("chromium"), chromedp.WindowSize(1280, 800), chromedp.UserDataDir(t.TempDir()),
 		chromedp.Flag("disable-dev-shm-usage", true), chromedp.Flag("disable-background-networking", true))
 	t.Cleanup(stop)
 	ctx, quit := chromedp.NewContext(ctx)
