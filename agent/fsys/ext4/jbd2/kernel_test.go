@@ -125,20 +125,17 @@ func dirtyImage(t testing.TB, mkfs []string, mount string) *image {
 // where it refuses to mount.
 func kernelReplay(t testing.TB, m *image) (*image, bool) {
 	t.Helper()
-	dir := t.TempDir()
-	img, mnt := filepath.Join(dir, "img"), filepath.Join(dir, "mnt")
+	img := filepath.Join(t.TempDir(), "img")
 	if err := os.WriteFile(img, m.b, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Mkdir(mnt, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := exec.Command("mount", "-t", "ext4", "-o", "loop,rw,noatime,noinit_itable", img, mnt).Run(); err != nil {
+	dir, err := fixture.TryMount(t, img, "ext4", "rw,noatime,noinit_itable", 0, 0)
+	if err != nil {
+		t.Log(err)
 		return nil, false
 	}
-	fixture.Run(t, "umount", mnt)
+	fixture.Unmount(t, dir)
 	out := m.clone()
-	var err error
 	if out.b, err = os.ReadFile(img); err != nil {
 		t.Fatal(err)
 	}
@@ -165,6 +162,16 @@ func difference(t testing.TB, m, kernel *image, r *jbd2.Replay) int {
 	return -1
 }
 
+// attempts is how many images may be made where what the kernel does at times of its own, or
+// because anybody on the machine calls sync, leaves one that shows nothing.
+const attempts = 10
+
+// home tells whether all that a replay would write is in its place already.
+func home(t testing.TB, m *image, r *jbd2.Replay) bool {
+	t.Helper()
+	return difference(t, m, m, r) < 0
+}
+
 var variants = []struct {
 	name  string
 	mkfs  []string
@@ -184,13 +191,17 @@ func TestAgainstKernel(t *testing.T) {
 	for _, v := range variants {
 		t.Run(v.name, func(t *testing.T) {
 			m := dirtyImage(t, v.mkfs, v.mount)
+			r, err := m.load()
+			for n := 1; err == nil && n < attempts && home(t, m, r); n++ {
+				m = dirtyImage(t, v.mkfs, v.mount)
+				r, err = m.load()
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
 			kernel, ok := kernelReplay(t, m)
 			if !ok {
 				t.Fatal("the kernel does not mount it")
-			}
-			r, err := m.load()
-			if err != nil {
-				t.Fatal(err)
 			}
 			if r.Clean || r.Transactions < 8 || r.Blocks == 0 || r.Revoked == 0 {
 				t.Errorf("replay of %d blocks, %d transactions, %d revoked: too little for this test", r.Blocks, r.Transactions, r.Revoked)
@@ -303,13 +314,11 @@ func damage(m *image, rng *rand.Rand, used int) string {
 	}
 }
 
-// TestFastCommit: a complete fast commit is refused as unsupported, and one that was interrupted
-// is what the kernel makes of it.
-func TestFastCommit(t *testing.T) {
-	fixture.NeedRoot(t)
-	fixture.Need(t, "debugfs")
+// fastCommit has a journal that ends with a fast commit, and the place of that: -1 if there is none.
+func fastCommit(t testing.TB) (m *image, area int) {
+	t.Helper()
 	img := fixture.Ext4(t, "", 16<<20, "-b", "1024", "-J", "size=2", "-O", "fast_commit", "-E", "lazy_itable_init=0")
-	dir := fixture.Mount(t, img, "ext4", "rw,noatime", 0, 0)
+	dir := fixture.Mount(t, img, "ext4", "rw,noatime,commit=300", 0, 0)
 	write := func(name string, full bool) {
 		f, err := os.Create(filepath.Join(dir, name))
 		if err == nil {
@@ -326,14 +335,34 @@ func TestFastCommit(t *testing.T) {
 	write("full", true)
 	write("fast", false)
 	fixture.Shutdown(t, dir, false)
-	m := read(t, fixture.Copy(t, img))
-
-	area := -1 // its first block
+	m = read(t, fixture.Copy(t, img))
 	for n := range m.log {
 		if binary.LittleEndian.Uint16(m.block(n)) == 9 && binary.LittleEndian.Uint16(m.block(n)[2:]) == 8 {
-			area = n
-			break
+			return m, n
 		}
+	}
+	return m, -1
+}
+
+// isNewest tells whether no full commit came after the fast one at area, which makes it void.
+func (m *image) isNewest(area int) bool {
+	full := uint32(0)
+	for n := range m.log {
+		if b := m.block(n); binary.BigEndian.Uint32(b) == 0xC03B3998 && binary.BigEndian.Uint32(b[4:]) == 2 {
+			full = max(full, binary.BigEndian.Uint32(b[8:]))
+		}
+	}
+	return binary.LittleEndian.Uint32(m.block(area)[8:]) == full+1
+}
+
+// TestFastCommit: a complete fast commit is refused as unsupported, and one that was interrupted
+// is what the kernel makes of it.
+func TestFastCommit(t *testing.T) {
+	fixture.NeedRoot(t)
+	fixture.Need(t, "debugfs")
+	m, area := fastCommit(t)
+	for n := 1; n < attempts && area >= 0 && !m.isNewest(area); n++ { // somebody's sync was a full commit
+		m, area = fastCommit(t)
 	}
 	if area < 0 {
 		t.Fatal("there is no fast commit: this test shows nothing")
