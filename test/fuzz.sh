@@ -33,19 +33,39 @@ one() {
 }
 
 # cut_off BINARY TARGET LOG tells whether a failed run only ended amid an input. Go's fuzzer can report its own deadline
-# as a failure, and a process that it ended because it did not stop within a second as one that hung: on a busy machine
-# a good input takes longer. So such an input is tried once more, alone.
+# as a failure, a process that it ended because it did not stop within a second as one that hung, and so one that had an
+# input for ten seconds, whoever had the processors: on a busy machine a good input takes longer. So such an input, or
+# seed, is tried once more, alone.
 cut_off() {
-  local input
+  local input name
   input=$(sed -n 's/^ *Failing input written to //p' "$3")
-  if [ -z "$input" ]; then
+  name=${input##*/}
+  [ -n "$name" ] || name=$(sed -n 's|^failure while testing seed corpus entry: [^/]*/||p' "$3")
+  if [ -z "$name" ]; then
     grep -q 'context deadline exceeded' "$3"
     return
   fi
-  grep -q 'fuzzing process hung or terminated unexpectedly while minimizing: EOF' "$3" || return 1
-  "$1" -test.run "^$2\$/^${input##*/}\$" -test.timeout 5m >>"$3" 2>&1 || return 1
+  grep -q 'fuzzing process hung or terminated unexpectedly while minimizing: EOF' "$3" ||
+    { grep -q 'fuzzing process hung or terminated unexpectedly: exit status 2' "$3" && stalled "$3"; } || return 1
+  "$1" -test.run "^$2\$/^$name\$" -test.timeout 5m >>"$3" 2>&1 || return 1
+  [ -n "$input" ] || return 0
   rm "$input"
   rmdir --parents --ignore-fail-on-non-empty "$(dirname "$input")"
+}
+
+# stalled LOG tells whether nothing was done in a run's last seconds, all but the up to three before a report of what
+# was: a process that panics by itself does so sooner.
+stalled() {
+  awk '
+    /^fuzz: elapsed: / {
+      for (at[++n] = 0; match($3, /^[0-9]+[hms]/); $3 = substr($3, RLENGTH + 1))
+        at[n] += substr($3, 1, RLENGTH - 1) * (substr($3, RLENGTH, 1) == "h" ? 3600 : substr($3, RLENGTH, 1) == "m" ? 60 : 1)
+      done[n] = ($4 == "execs:") ? $5 : $7
+    }
+    END {
+      for (i = n - 1; i > 1 && done[i - 1] == done[n - 1]; i--);
+      exit !(n > 1 && at[n] - at[i] >= 7)
+    }' "$1"
 }
 
 if [ "${1:-}" = --package ]; then # PACKAGE TARGET...: a package's targets, one after the other
