@@ -88,7 +88,7 @@ func TestLikeBlkid(t *testing.T) {
 		{"luks2", 64 * mib, luksFormat("luks2", "--label", "secret"), KindContainer, "crypto_LUKS", false, false},
 		{"lvm2", 16 * mib, func(t *testing.T, p string) {
 			fixture.Need(t, "pvcreate")
-			onLoop(t, p, "pvcreate", "--driverloaded", "n", "--config", `devices{filter=["a|DEV|","r|.*|"] use_devicesfile=0} `+
+			onLoop(t, p, "pvcreate", "--driverloaded", "n", "--config", `devices{filter=["a|^DEV$|","r|.*|"] use_devicesfile=0} `+
 				`activation{udev_sync=0 udev_rules=0} backup{backup=0 archive=0}`, "DEV")
 		}, KindContainer, "LVM2_member", false, false},
 		{"nothing", 16 * mib, func(*testing.T, string) {}, KindEmpty, "", false, false},

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -45,7 +46,7 @@ func groupOver(t *testing.T, group, lv, fsImage string, images ...string) {
 	}
 	lvm(t, devices, "vgcreate", append([]string{"-q", "-q", "-y", "-s", "64k", group}, devices...)...)
 	lvm(t, devices, "lvcreate", "-q", "-q", "-y", "-an", "-Zn", "-Wn", "-l", "100%FREE", "-n", lv, group)
-	fixture.Run(t, "sync")
+	fixture.Run(t, "sync", slices.Concat(devices, images)...) // and not what all other tests write
 	var disks []volume.Disk
 	for i, img := range images {
 		disks = append(disks, volume.Disk{Name: fmt.Sprint(i), Reader: fixture.OpenRaw(t, img)})
