@@ -65,6 +65,7 @@ type Appliance struct {
 	mu       sync.Mutex
 	closed   bool
 	proc     *process      // nil: none runs
+	began    time.Time     // when it did
 	booting  chan struct{} // closed when the start that is under way ends; nil: none is
 	state    string
 	stage    string
@@ -171,6 +172,16 @@ func (a *Appliance) use(ctx context.Context) (p *process, release func(), err er
 			p := a.proc
 			a.mu.Unlock()
 			return p, a.release, nil
+		case a.proc != nil: // who watches it has not noticed yet
+			p := a.proc
+			a.mu.Unlock()
+			select {
+			case <-p.done:
+			case <-ctx.Done():
+				return nil, nil, context.Cause(ctx)
+			}
+			a.lost(p)
+			continue
 		case a.booting == nil && time.Now().Before(a.retryAt):
 			err := fmt.Errorf("%w (tried again in %v)", a.err, time.Until(a.retryAt).Round(time.Second))
 			a.mu.Unlock()
@@ -217,8 +228,9 @@ func (a *Appliance) start(booting chan struct{}) {
 		a.f.opts.Log.Warn("libguestfs did not start", "backup", a.name, "error", err)
 	} else {
 		a.proc, a.state, a.stage, a.lastUse = p, stateRunning, "", time.Now()
+		a.began = a.lastUse
 		a.wg.Add(1)
-		go a.watch(p, time.Now())
+		go a.watch(p)
 	}
 	close(booting)
 }
@@ -353,7 +365,7 @@ func (k *kvm) set(works bool) {
 }
 
 // watch ends the appliance when nobody used it for long, and notices when it ends by itself.
-func (a *Appliance) watch(p *process, began time.Time) {
+func (a *Appliance) watch(p *process) {
 	defer a.wg.Done()
 	idle := time.NewTimer(a.f.opts.Idle)
 	defer idle.Stop()
@@ -368,20 +380,25 @@ func (a *Appliance) watch(p *process, began time.Time) {
 			idle.Reset(max(a.f.opts.Idle-d, 10*time.Millisecond))
 			continue
 		}
-		a.mu.Lock()
-		if a.proc == p { // nobody stopped it
-			a.proc, a.err = nil, p.death()
-			a.state = stateFailed
-			if time.Since(began) > soundAfter {
-				a.failures = 0
-			}
-			a.pause()
-			a.f.opts.Log.Warn("libguestfs ended", "backup", a.name, "error", a.err)
-		}
-		a.mu.Unlock()
-		a.f.pool.release(a)
+		a.lost(p)
 		return
 	}
+}
+
+// lost takes note that p has ended, and gives its place back.
+func (a *Appliance) lost(p *process) {
+	a.mu.Lock()
+	if a.proc == p { // nobody stopped it, or took note of it
+		a.proc, a.err = nil, p.death()
+		a.state = stateFailed
+		if time.Since(a.began) > soundAfter {
+			a.failures = 0
+		}
+		a.pause()
+		a.f.opts.Log.Warn("libguestfs ended", "backup", a.name, "error", a.err)
+	}
+	a.mu.Unlock()
+	a.leave(p)
 }
 
 // unused tells for how long nobody has used the running appliance; false: it is in use, or
@@ -407,7 +424,7 @@ func (a *Appliance) stopUnused(d time.Duration) bool {
 	a.mu.Unlock()
 	p.kill(errGone)
 	<-p.done
-	a.f.pool.release(a)
+	a.leave(p)
 	a.f.opts.Log.Info("libguestfs stopped: nobody used it", "backup", a.name)
 	return true
 }

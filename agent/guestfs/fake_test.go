@@ -20,15 +20,21 @@ import (
 	"vmfr/agent/volume"
 )
 
-// withFake returns a backup of one disk whose helper misbehaves as kind says.
+// withFake returns a backup of one disk whose helper misbehaves as kind says. One that hangs is not
+// waited for; the others have the time that a process needs to start on a busy machine.
 func withFake(t *testing.T, kind string) *Appliance {
 	t.Helper()
+	limit := time.Minute
+	if kind == "hang" {
+		limit = 2 * time.Second
+	}
 	f, err := New(Options{Command: []string{os.Args[0], "fake", kind}, Dir: t.TempDir(), CacheDir: t.TempDir(),
-		limit: func(*wire.Request) time.Duration { return 2 * time.Second }})
+		limit: func(*wire.Request) time.Duration { return limit }})
 	if err != nil {
 		t.Fatal(err)
 	}
 	a := f.Backup("nightly", []volume.Disk{{Name: "disk", Reader: extent.Zeros(1 << 20)}}).(*Appliance)
+	a.failures = 10 // so that the pause after the next one is the longest: the first one's is over in a second
 	t.Cleanup(func() {
 		if err := a.Close(); err != nil {
 			t.Error(err)
@@ -165,6 +171,34 @@ func TestPlaces(t *testing.T) {
 	if s := a.Status(); s.State != stateIdle {
 		t.Errorf("the first: %+v", s)
 	}
+}
+
+// TestEnded: who asks right after the helper's end is told of it, and its place is given back once,
+// whoever notices first.
+func TestEnded(t *testing.T) {
+	a := withFake(t, "sound")
+	for range 20 {
+		p, release, err := a.use(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		release()
+		if err := unix.Kill(p.pid, unix.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		<-p.done
+		if _, _, err := a.use(t.Context()); err == nil || !strings.Contains(err.Error(), "tried again in") {
+			t.Fatalf("right after the end: %v", err)
+		}
+		a.mu.Lock()
+		a.retryAt = time.Time{}
+		a.mu.Unlock()
+	}
+	waitUntil(t, func() bool {
+		a.f.pool.mu.Lock()
+		defer a.f.pool.mu.Unlock()
+		return a.f.pool.taken == 0 && len(a.f.pool.running) == 0
+	})
 }
 
 // waitUntil waits until ok, at most a minute.

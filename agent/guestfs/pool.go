@@ -18,10 +18,11 @@ const evictAfter = 2 * time.Second
 type pool struct {
 	mu      sync.Mutex
 	max     int
-	running map[*Appliance]struct{}
+	taken   int
+	running map[*Appliance]int // how many places: two while one ends and the next one starts
 }
 
-func newPool(n int) *pool { return &pool{max: n, running: map[*Appliance]struct{}{}} }
+func newPool(n int) *pool { return &pool{max: n, running: map[*Appliance]int{}} }
 
 // waitStep is how often a waiting appliance looks for a place.
 const waitStep = 250 * time.Millisecond
@@ -30,8 +31,9 @@ const waitStep = 250 * time.Millisecond
 func (p *pool) acquire(ctx context.Context, a *Appliance) error {
 	for {
 		p.mu.Lock()
-		if len(p.running) < p.max {
-			p.running[a] = struct{}{}
+		if p.taken < p.max {
+			p.taken++
+			p.running[a]++
 			p.mu.Unlock()
 			return nil
 		}
@@ -56,9 +58,15 @@ func (p *pool) acquire(ctx context.Context, a *Appliance) error {
 
 func (p *pool) release(a *Appliance) {
 	p.mu.Lock()
-	delete(p.running, a)
-	p.mu.Unlock()
+	defer p.mu.Unlock()
+	p.taken--
+	if p.running[a]--; p.running[a] == 0 {
+		delete(p.running, a)
+	}
 }
+
+// leave gives the place of a's process p back: once, whoever first notices that it has ended.
+func (a *Appliance) leave(p *process) { p.left.Do(func() { a.f.pool.release(a) }) }
 
 // spare stops every appliance that has been unused for a moment.
 func (p *pool) spare() {

@@ -53,6 +53,7 @@ type process struct {
 	read  chan struct{} // closed when no more replies are received
 	limit func(*wire.Request) time.Duration
 	stop  sync.Once
+	left  sync.Once // its place
 
 	mounting sync.Mutex
 	mounts   map[int]mountResult // by the file system's index, see Appliance.mount
