@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"vmfr/test/fixture"
 )
 
@@ -31,6 +33,9 @@ func TestLook(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer deaf.Close()
+	// The starter gets no processor meanwhile: it reads both looks at once.
+	_ = deaf.cmd.Process.Signal(unix.SIGSTOP)
+	time.AfterFunc(500*time.Millisecond, func() { _ = deaf.cmd.Process.Signal(unix.SIGCONT) })
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	if err := deaf.Look(ctx); !errors.Is(err, context.DeadlineExceeded) {

@@ -76,7 +76,11 @@ func runStarter(path string) int {
 		if err != nil {
 			return 1
 		}
-		go s.serve(strings.Split(string(message), "\x00"), files)
+		args := strings.Split(string(message), "\x00")
+		// Here, since goroutines do not begin in the order of their requests: the first look is the one that
+		// looks, and a later one is told so.
+		looks := isLook(args) && s.looking.CompareAndSwap(false, true)
+		go s.serve(args, files, looks)
 	}
 }
 
@@ -183,14 +187,20 @@ func (s *starter) check() error {
 	return nil
 }
 
-// serve is one run. It takes the files over.
-func (s *starter) serve(args []string, files []*os.File) {
+func isLook(args []string) bool { return len(args) == 1 && args[0] == lookRequest }
+
+// serve is one run, or a look at the mount, unless somebody else looks. It takes the files over.
+func (s *starter) serve(args []string, files []*os.File, looks bool) {
 	defer closeAll(files)
 	ctl := files[fdControl]
 	answer := func(r result) { _ = send(ctl, encode(r)) }
-	if len(args) == 1 && args[0] == lookRequest {
+	if isLook(args) {
 		r := result{}
-		if err := s.look(); err != nil {
+		err := errLooking
+		if looks {
+			err = s.look()
+		}
+		if err != nil {
 			r = result{Exit: -1, Error: err.Error()}
 		}
 		answer(r)
@@ -236,9 +246,6 @@ func (s *starter) serve(args []string, files []*os.File) {
 // the kernel never keeps, and opens a file that the tree makes itself, so that a guest's storage
 // has no part in it. It hangs when the mount does, until the server is killed.
 func (s *starter) look() error {
-	if !s.looking.CompareAndSwap(false, true) {
-		return errLooking
-	}
 	defer s.looking.Store(false)
 	tree := filepath.Join(s.base, "tree")
 	var st unix.Statfs_t
