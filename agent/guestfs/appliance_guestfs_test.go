@@ -19,12 +19,15 @@ import (
 	"vmfr/agent/engine"
 	"vmfr/agent/fsys"
 	"vmfr/agent/fsys/fsystest"
+	"vmfr/agent/guestfs/wire"
 	"vmfr/test/fixture"
 )
 
-// withAppliance returns an engine whose helper is this test's program.
+// withAppliance returns an engine whose helper is this test's program. It has three times as long as
+// usual: without KVM, beside other tests, ten disks can take longer than people would wait for.
 func withAppliance(t *testing.T, o Options) *Fallback {
 	t.Helper()
+	o.limit = func(r *wire.Request) time.Duration { return 3 * limitOf(r) }
 	o.Command = []string{os.Args[0], "appliance"}
 	o.Dir = t.TempDir()
 	o.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
