@@ -407,18 +407,21 @@ func (r *restore) slow(path string) io.Reader {
 	return io.MultiReader(bytes.NewReader(first), out)
 }
 
-// worker is the process that serves the session, by the log.
-func (r *restore) worker() int {
+// worker is the process that serves the session, by the log. A client may be served before the agent
+// has read that the worker serves: then the log still tells of the one before, which has ended.
+func (r *restore) worker() (pid int) {
 	r.c.t.Helper()
-	pid := 0
-	for line := range strings.Lines(r.c.agent.log.String()) {
-		if strings.Contains(line, "msg=serving session="+r.doc.ID[:12]) {
-			_, _ = fmt.Sscanf(line[strings.Index(line, "worker="):], "worker=%d", &pid)
+	eventually(r.c.t, func() error {
+		for line := range strings.Lines(r.c.agent.log.String()) {
+			if strings.Contains(line, "msg=serving session="+r.doc.ID[:12]) {
+				_, _ = fmt.Sscanf(line[strings.Index(line, "worker="):], "worker=%d", &pid)
+			}
 		}
-	}
-	if pid == 0 {
-		r.c.t.Fatalf("no worker of the session %s serves:\n%s", r.name, r.c.agent.log)
-	}
+		if pid == 0 || !running(pid) {
+			return fmt.Errorf("no worker of the session %s serves, the last was %d:\n%s", r.name, pid, r.c.agent.log)
+		}
+		return nil
+	})
 	return pid
 }
 

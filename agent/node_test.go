@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -124,12 +125,12 @@ func (c *cell) account(root, namespace, token string) {
 // start starts the agent and waits until it listens.
 func (c *cell) start() {
 	c.t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	// At the API server's address, which is this cell's alone: a free port of 127.0.0.1 can be another process's by now.
+	u, err := url.Parse(c.cp.Config.Host)
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	c.metrics = l.Addr().String()
-	_ = l.Close()
+	c.metrics = net.JoinHostPort(u.Hostname(), "9808")
 	c.agent = c.run(append([]string{"node", "--dir", c.dir, "--root", c.root, "--node-name", "node-1", "--listen-metrics", c.metrics, "--max-sessions", "2"}, c.args...)...)
 	c.agent.waitLog("waiting for holders")
 }

@@ -78,11 +78,7 @@ func TestSampleStory(t *testing.T) {
 // checkMetrics expects the series after reads by all three front ends.
 func checkMetrics(t *testing.T, s *server) {
 	t.Helper()
-	text, err := s.curl("/metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, want := range []string{
+	wanted := []string{
 		`vmfr_build_info\{version="test"\} 1`, `vmfr_disks\{state="readable"\} 2`, `vmfr_disks\{state="unreadable"\} 0`,
 		`vmfr_operations_total\{frontend="sftp",operation="read"\} [1-9]`, `vmfr_operations_total\{frontend="https",operation="read"\} [1-9]`,
 		`vmfr_operations_total\{frontend="fuse",operation="lookup"\} [1-9]`, `vmfr_read_bytes_total\{frontend="sftp"\} [1-9]`,
@@ -92,11 +88,23 @@ func checkMetrics(t *testing.T, s *server) {
 		`vmfr_cache_misses_total\{backup="nightly-0413",cache="clusters",disk="rootdisk"\} [1-9]`,
 		`vmfr_cache_bytes\{backup="nightly-0413",disk="rootdisk"\} [1-9]`,
 		`vmfr_disk_open_seconds_count 2`, `go_goroutines `, `process_resident_memory_bytes `,
-	} {
-		if !regexp.MustCompile("(?m)^" + want).MatchString(text) {
-			t.Errorf("/metrics lacks %s", want)
-		}
 	}
+	var text string
+	eventually(t, func() (err error) { // the server takes a moment to notice that a client has gone
+		if text, err = s.curl("/metrics"); err != nil {
+			return err
+		}
+		var lacking []string
+		for _, want := range wanted {
+			if !regexp.MustCompile("(?m)^" + want).MatchString(text) {
+				lacking = append(lacking, want)
+			}
+		}
+		if len(lacking) > 0 {
+			return fmt.Errorf("/metrics lacks %q:\n%s", lacking, text)
+		}
+		return nil
+	})
 	for _, line := range strings.Split(text, "\n") {
 		if name, _, ok := strings.Cut(line, "{"); ok && strings.HasPrefix(name, "vmfr_") {
 			base := strings.TrimSuffix(name, "_bucket")
