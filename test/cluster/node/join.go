@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -117,7 +118,8 @@ func (n *Node) Leave(ctx context.Context) error {
 	return os.RemoveAll(n.dir)
 }
 
-// forget removes a node that has ended from the API server, with its Pods, which nobody else ends.
+// forget removes a node that has ended from the API server, with its Pods, which nobody else ends, and waits
+// until its link is gone.
 func (n *Node) forget(ctx context.Context) error {
 	first, err := Open(n.ClusterDir())
 	if err != nil {
@@ -129,6 +131,21 @@ func (n *Node) forget(ctx context.Context) error {
 	} {
 		if out, err := first.Command(ctx, "kubectl", args...).CombinedOutput(); err != nil {
 			return fmt.Errorf("kubectl %q: %w: %s", args, err, bytes.TrimSpace(out))
+		}
+	}
+	return await(ctx, func() error { return first.unlinked(n.Name()) })
+}
+
+// unlinked is nil when a node that has ended has no link to n any more. The kernel removes it, and the routes over it,
+// some time after the node's last process; until then the next node of that name could not be linked.
+func (n *Node) unlinked(name string) error {
+	links, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/dev", n.pid))
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(links)) {
+		if link, _, _ := strings.Cut(line, ":"); strings.TrimSpace(link) == name {
+			return fmt.Errorf("the link to %s is still there", name)
 		}
 	}
 	return nil

@@ -323,6 +323,12 @@ func joins(t *testing.T, first *node.Node, service string, kubectl func(stdin st
 		t.Errorf("control groups of %s: %q, %v", n.Name(), groups, err)
 	}
 
+	// The kernel may need longer for the links of a network than for the processes that were in it.
+	network, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", n.Pid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(2*time.Second, func() { _ = network.Close() })
 	if err := n.Leave(t.Context()); err != nil {
 		t.Fatal(err)
 	}

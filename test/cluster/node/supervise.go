@@ -5,7 +5,9 @@ import (
 	"context"
 	"embed"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -93,9 +95,13 @@ func (s *supervisor) start(ctx context.Context) error {
 	return s.await(ctx, "kube-proxy", servicesReached)
 }
 
+// translated is what kube-proxy tells of itself, and when, as soon as the kernel has had its first rules. It is healthy
+// before that, too: from its start.
+const translated = `kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family="IPv4"}`
+
 // servicesReached tells why a Service's address would not be translated yet.
 func servicesReached(ctx context.Context) error {
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1:10256/healthz", nil)
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1:10249/metrics", nil)
 	if err != nil {
 		return err
 	}
@@ -103,9 +109,15 @@ func servicesReached(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_ = answer.Body.Close()
-	if answer.StatusCode != http.StatusOK {
+	defer answer.Body.Close()
+	b, err := io.ReadAll(answer.Body)
+	switch {
+	case err != nil:
+		return err
+	case answer.StatusCode != http.StatusOK:
 		return fmt.Errorf("it answers %s", answer.Status)
+	case !bytes.Contains(b, []byte(translated)):
+		return errors.New("it has not written its rules yet")
 	}
 	return nil
 }
