@@ -50,14 +50,11 @@ func claim(ctx context.Context, dir string) (string, *os.File, error) {
 			return "", nil, fmt.Errorf("%s: a node has a %s of its own; choose another directory (%s)", cache, h, cluster.CacheEnv)
 		}
 	}
-	all, err := os.OpenFile(filepath.Join(cache, "nodes.lock"), os.O_CREATE|os.O_RDWR, 0o644)
+	all, err := lockAll(ctx, cache)
 	if err != nil {
 		return "", nil, err
 	}
 	defer all.Close()
-	if err := flock(ctx, all); err != nil {
-		return "", nil, err
-	}
 	if dir == "" {
 		if err := removeDead(ctx, cache); err != nil {
 			return "", nil, err
@@ -76,6 +73,19 @@ func claim(ctx context.Context, dir string) (string, *os.File, error) {
 	}
 	lock, err := lockDir(dir)
 	return dir, lock, err
+}
+
+// lockAll waits until nobody makes or removes a node's directory in cache, and keeps others from it until the
+// file is closed.
+func lockAll(ctx context.Context, cache string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(cache, "nodes.lock"), os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if err := flock(ctx, f); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // errBusy says that a node runs in a directory.
@@ -127,6 +137,19 @@ const freeLimit = time.Minute
 // Down ends the cluster of a directory, if it runs, and removes all that is left of it, the directory
 // included. The kernel ends all other nodes with the first one.
 func Down(ctx context.Context, dir string) error {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	// Whoever starts a node removes what dead ones left: not this one as soon as it is killed.
+	all, err := lockAll(ctx, filepath.Dir(dir))
+	if err != nil {
+		return err
+	}
+	defer all.Close()
 	if n, err := Open(dir); err == nil {
 		if err := n.kill(ctx); err != nil {
 			return err

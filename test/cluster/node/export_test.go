@@ -3,6 +3,7 @@ package node
 // For tests of this package alone.
 var (
 	Arguments  = arguments
+	Claim      = claim
 	RemoveDead = removeDead
 )
 
