@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -74,16 +75,28 @@ func inOwnMounts() (code int) {
 	}
 }
 
-// detachLeft detaches the loop devices of files, which may be deleted, below a folder of this name,
-// and says which there were. Paths begin anywhere: those of mount namespaces that are gone have no
-// begin any more.
+// detachLeft detaches the loop devices that stay attached to files, which may be deleted, below a folder of this name,
+// and says which there were.
 func detachLeft(folder string) error {
-	attached, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
-	for _, path := range attached {
-		if file, e := os.ReadFile(path); e == nil && strings.Contains(string(file), "/"+folder+"/") {
-			device := "/dev/" + filepath.Base(filepath.Dir(filepath.Dir(path)))
-			err = errors.Join(err, fmt.Errorf("%s was left attached to %s", device, file), exec.Command("losetup", "--detach", device).Run())
-		}
+	left, err := attachedBelow(folder)
+	for end := time.Now().Add(leftLimit); err == nil && len(left) > 0 && time.Now().Before(end); left, err = attachedBelow(folder) {
+		time.Sleep(10 * time.Millisecond)
+	}
+	for device, file := range left {
+		err = errors.Join(err, fmt.Errorf("%s was left attached to %s", device, file), exec.Command("losetup", "--detach", device).Run())
 	}
 	return err
+}
+
+// attachedBelow are the files below a folder of this name, by their loop devices. Paths begin anywhere: those of mount
+// namespaces that are gone have no begin any more.
+func attachedBelow(folder string) (map[string]string, error) {
+	attached, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	left := map[string]string{}
+	for _, path := range attached {
+		if file, e := os.ReadFile(path); e == nil && strings.Contains(string(file), "/"+folder+"/") {
+			left["/dev/"+filepath.Base(filepath.Dir(filepath.Dir(path)))] = strings.TrimSpace(string(file))
+		}
+	}
+	return left, err
 }
