@@ -136,12 +136,9 @@ func (c *chapter) unrestorable(t *testing.T) *fileRestore {
 		t.Error(err)
 	}
 	times.first(listed)
-	if p, err := times.parts(); err != nil {
-		t.Error(err)
-	} else {
-		t.Log(p)
-		c.costs.restore("snapshot, one backup", p)
-	}
+	p := times.awaitParts(t)
+	t.Log(p)
+	c.costs.restore("snapshot, one backup", p)
 	for _, p := range r.Status.PVCRestores {
 		for _, b := range p.Restores {
 			want := v1alpha1.RestoreAvailable

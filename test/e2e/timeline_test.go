@@ -16,6 +16,7 @@ import (
 
 	"vmfr/api/session"
 	"vmfr/api/v1alpha1"
+	"vmfr/test/cluster"
 )
 
 // timeline is when a file restore got where, seen from outside by watching its objects: Kubernetes'
@@ -157,6 +158,17 @@ type parts struct {
 	Status     time.Duration // to the status that says so
 	List       time.Duration // to a client's listing
 	All        time.Duration
+}
+
+// awaitParts waits until everything was seen, and returns the shares: what is watched is told beside
+// what the test itself asks for, perhaps later.
+func (l *timeline) awaitParts(t testing.TB) (p parts) {
+	t.Helper()
+	cluster.Await(t, serveLimit, func() (err error) {
+		p, err = l.parts()
+		return err
+	})
+	return p
 }
 
 // parts are computed when everything was seen. What happens at the same time as Velero's work, or
