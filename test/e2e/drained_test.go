@@ -56,7 +56,7 @@ type move struct {
 func (m *move) drain(t *testing.T, from, to *node.Node, options ...string) (without time.Duration) {
 	t.Helper()
 	m.on(t, from)
-	tr := m.pull(t.Context(), t, 800)
+	tr := m.pull(t.Context(), t, 80) // a drain takes its time, more so on a busy machine
 	broken := make(chan time.Time, 1)
 	go func() {
 		err := <-tr.done
