@@ -2,13 +2,17 @@ package e2e
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // memory is what a process has in memory, in bytes, and how much of that is its own: the rest is
@@ -17,10 +21,13 @@ type memory struct{ resident, own int64 }
 
 func (m memory) String() string { return fmt.Sprintf("%d MiB, %d MiB", m.resident>>20, m.own>>20) }
 
-// memoryOf reads a process's memory (proc_pid_status(5)).
+// memoryOf reads a process's memory (proc_pid_status(5)); it has none when it has ended.
 func memoryOf(t testing.TB, pid int) (m memory) {
 	t.Helper()
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		return m
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

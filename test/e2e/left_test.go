@@ -100,7 +100,8 @@ func agentProcess(t testing.TB, n *node.Node) (agent process, workers []process)
 	all := processes(t, n)
 	for _, p := range all {
 		if p.is("/vmfr-agent", "node") {
-			agent = p
+			agent = p // parents come first: a child that has not begun its own program looks like it
+			break
 		}
 	}
 	for _, p := range all {

@@ -218,7 +218,22 @@ func (r *fileRestore) server(t testing.TB) pull.Server {
 	}
 	s.Host = ssh.Hostname()
 	s.SSH, s.HTTPS = net.JoinHostPort(svc.Spec.ClusterIP, ssh.Port()), net.JoinHostPort(svc.Spec.ClusterIP, https.Port())
+	awaitOpen(t, s.SSH)
+	awaitOpen(t, s.HTTPS)
 	return s
+}
+
+// awaitOpen waits until an address answers: kube-proxy hears of a Service's pod beside the controller, and takes
+// a while to let it through.
+func awaitOpen(t testing.TB, address string) {
+	t.Helper()
+	cluster.Await(t, serveLimit, func() error {
+		c, err := net.DialTimeout("tcp", address, serveLimit)
+		if err != nil {
+			return err
+		}
+		return c.Close()
+	})
 }
 
 var forwarding = regexp.MustCompile(`Forwarding from (127\.0\.0\.1:\d+) -> (\d+)`)
