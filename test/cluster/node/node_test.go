@@ -36,6 +36,9 @@ func TestMain(m *testing.M) {
 // limit is for what takes seconds on an idle machine.
 const limit = 4 * time.Minute
 
+// insideLimit is for all of TestInside: one node after another is started there, each of which may take minutes.
+const insideLimit = 3 * limit
+
 // TestNode starts a node as another package's tests do, uses it from outside its cluster, and kills
 // the process that started it. The kernel must end everything, and what it does not free must be
 // found and freed by whoever comes next.
@@ -70,7 +73,7 @@ func TestNode(t *testing.T) {
 	}
 	// Somebody else's: the node's mount namespace is not to keep its device busy.
 	other := fixture.Mount(t, fixture.Ext4(t, "", 4<<20), "ext4", "ro,noload", 0, 0)
-	tests := exec.Command("/proc/self/exe", "-test.run=^TestInside$", "-test.v", "-test.timeout="+limit.String())
+	tests := exec.Command("/proc/self/exe", "-test.run=^TestInside$", "-test.v", "-test.timeout="+insideLimit.String())
 	tests.Env = append(os.Environ(), insideEnv+"=1", cluster.CacheEnv+"="+cache)
 	tests.Stderr = os.Stderr
 	tests.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
