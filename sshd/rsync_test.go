@@ -394,7 +394,7 @@ func TestRsyncEnds(t *testing.T) {
 }
 
 // runMark tells the runs of this process from those of other tests.
-func runMark() string { return fmt.Sprintf("--checksum-seed=%d", os.Getpid()) }
+func runMark() string { return fmt.Sprintf("--checksum-seed=%d", 100_000_000+os.Getpid()) } // none begins with another
 
 // jailedProcesses counts the running senders with runMark.
 func jailedProcesses(t testing.TB) (n int) {
