@@ -151,7 +151,8 @@ func TestLocations(t *testing.T) {
 		t.Errorf("%d questions to a location that is gone, want %d", got, tripAfter*3)
 	}
 	s.has = always(nil)
-	s.down.Store(2) // it was Velero's mistake
+	s.down.Store(2)            // it was Velero's mistake
+	e.grace = 10 * time.Second // of which two pauses take one
 	sub.locations.state["default"].at = time.Now().Add(-2 * retryAfter)
 	if o, err := e.examine(context.Background(), types.NamespacedName{Name: "x"}, sub, func(string) {}); err != nil || o.status != v1alpha1.BackupCompleted {
 		t.Errorf("%+v, %v", o, err)
