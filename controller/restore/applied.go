@@ -30,8 +30,11 @@ const trust = repair - time.Minute
 // time. A change of a watched object makes it forget; a restart does, too.
 type applied struct {
 	mu   sync.Mutex
-	seen map[types.UID]map[string]application // by the file restore, then by the object
+	seen map[types.UID]memory // by the file restore
 }
+
+// memory is what was applied of one file restore, by the object. It is written and read by applied's methods.
+type memory map[string]application
 
 type application struct {
 	sum  [sha256.Size]byte
@@ -44,24 +47,32 @@ func digest(u *unstructured.Unstructured) (key string, sum [sha256.Size]byte, er
 	return u.GetKind() + " " + u.GetNamespace() + "/" + u.GetName(), sha256.Sum256(b), err
 }
 
-// has tells whether this very content was applied a short while ago.
-func (a *applied) has(of types.UID, key string, sum [sha256.Size]byte, now time.Time) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	last, ok := a.seen[of][key]
-	return ok && last.sum == sum && now.Sub(last.when) < trust
-}
-
-func (a *applied) add(of types.UID, key string, sum [sha256.Size]byte, now time.Time) {
+// of returns what is remembered of a file restore. Who asks before he applies, and notes it there, notes nothing if it
+// was forgotten since: word of somebody's change can come before the API server's answer.
+func (a *applied) of(uid types.UID) memory {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.seen == nil {
-		a.seen = map[types.UID]map[string]application{}
+		a.seen = map[types.UID]memory{}
 	}
-	if a.seen[of] == nil {
-		a.seen[of] = map[string]application{}
+	if a.seen[uid] == nil {
+		a.seen[uid] = memory{}
 	}
-	a.seen[of][key] = application{sum, now}
+	return a.seen[uid]
+}
+
+// has tells whether this very content was applied a short while ago.
+func (a *applied) has(m memory, key string, sum [sha256.Size]byte, now time.Time) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	last, ok := m[key]
+	return ok && last.sum == sum && now.Sub(last.when) < trust
+}
+
+func (a *applied) add(m memory, key string, sum [sha256.Size]byte, now time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	m[key] = application{sum, now}
 }
 
 // forget has everything of a file restore applied again.

@@ -179,13 +179,14 @@ func (r *reconciler) apply(ctx context.Context, s *scope, o client.Object, is cl
 	if err != nil {
 		return err
 	}
-	if is == nil && r.applied.has(s.vmfr.UID, key, sum, s.now) {
+	remembered := r.applied.of(s.vmfr.UID)
+	if is == nil && r.applied.has(remembered, key, sum, s.now) {
 		return nil
 	}
 	if err := r.client.Apply(ctx, client.ApplyConfigurationFromUnstructured(u), client.FieldOwner(FieldOwner), client.ForceOwnership); err != nil {
 		return fmt.Errorf("applying %s: %w", key, err)
 	}
-	r.applied.add(s.vmfr.UID, key, sum, s.now)
+	r.applied.add(remembered, key, sum, s.now)
 	if is == nil {
 		return nil
 	}
