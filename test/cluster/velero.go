@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -141,12 +142,17 @@ func (v *Velero) BackupOf(t testing.TB, name, namespace string) *velerov1.Backup
 
 // CopyBackup makes another Backup of a completed one of the default location: the same content
 // under a new name, completed at another time. It takes milliseconds.
+//
+// Each minute Velero compares its location with the cluster, and deletes Backups with the location's
+// label whose files were not there when it began. So this one has no such label.
 func (v *Velero) CopyBackup(t testing.TB, b *velerov1.Backup, name string, completed time.Time) *velerov1.Backup {
 	t.Helper()
 	at := metav1.NewTime(completed)
 	c := &velerov1.Backup{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: b.Namespace, Labels: b.Labels, Annotations: b.Annotations}, Spec: b.Spec}
 	b.Status.DeepCopyInto(&c.Status)
 	c.Status.StartTimestamp, c.Status.CompletionTimestamp = &at, &at
+	c.Labels = maps.Clone(b.Labels)
+	delete(c.Labels, velerov1.StorageLocationLabel)
 	v.Default.copy(t, b.Name, c)
 	create(t, v.Client, c)
 	return c
@@ -177,25 +183,56 @@ func (v *Velero) BackupInPhase(t testing.TB, name, namespace string, phase veler
 }
 
 // DeleteBackup deletes a Backup as users do, with what it has in its location, and returns when
-// it is gone.
+// it is gone. Like Backup it waits until the location can be used.
 func (v *Velero) DeleteBackup(t testing.TB, b *velerov1.Backup) {
 	t.Helper()
-	create(t, v.Client, &velerov1.DeleteBackupRequest{
-		ObjectMeta: metav1.ObjectMeta{GenerateName: b.Name + "-", Namespace: b.Namespace,
-			Labels: map[string]string{velerov1.BackupNameLabel: b.Name, velerov1.BackupUIDLabel: string(b.UID)}},
-		Spec: velerov1.DeleteBackupRequestSpec{BackupName: b.Name},
-	})
-	v.process.await(t, endLimit, func() error { return Gone(v.Client, b) })
-}
-
-// Restore makes a Restore and returns it when it has ended, in whichever phase.
-func (v *Velero) Restore(t testing.TB, name string, spec velerov1.RestoreSpec) *velerov1.Restore {
-	t.Helper()
-	r := &velerov1.Restore{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: VeleroNamespace}, Spec: spec}
+	fresh := func() *velerov1.DeleteBackupRequest {
+		return &velerov1.DeleteBackupRequest{
+			ObjectMeta: metav1.ObjectMeta{GenerateName: b.Name + "-", Namespace: b.Namespace,
+				Labels: map[string]string{velerov1.BackupNameLabel: b.Name, velerov1.BackupUIDLabel: string(b.UID)}},
+			Spec: velerov1.DeleteBackupRequestSpec{BackupName: b.Name},
+		}
+	}
+	r := fresh()
 	create(t, v.Client, r)
 	v.process.await(t, endLimit, func() error {
-		if err := v.Client.Get(context.Background(), client.ObjectKeyFromObject(r), r); err != nil {
+		ctx := context.Background()
+		there := Gone(v.Client, b)
+		if there == nil {
+			return nil
+		}
+		if err := v.Client.Get(ctx, client.ObjectKeyFromObject(r), r); err != nil {
+			return errors.Join(there, client.IgnoreNotFound(err)) // it goes with the backup
+		}
+		if why := strings.Join(r.Status.Errors, "; "); strings.Contains(why, "Unavailable state") {
+			r = fresh()
+			return errors.Join(there, errors.New(why), v.Client.Create(ctx, r))
+		}
+		return there
+	})
+}
+
+// Restore makes a Restore and returns it when it has ended, in whichever phase. Like Backup it waits
+// until the location can be used.
+func (v *Velero) Restore(t testing.TB, name string, spec velerov1.RestoreSpec) *velerov1.Restore {
+	t.Helper()
+	fresh := func() *velerov1.Restore {
+		return &velerov1.Restore{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: VeleroNamespace}, Spec: *spec.DeepCopy()}
+	}
+	r := fresh()
+	create(t, v.Client, r)
+	v.process.await(t, endLimit, func() error {
+		ctx := context.Background()
+		err := v.Client.Get(ctx, client.ObjectKeyFromObject(r), r)
+		if apierrors.IsNotFound(err) { // we removed it
+			r = fresh()
+			err = errors.Join(err, v.Client.Create(ctx, r))
+		}
+		if err != nil {
 			return err
+		}
+		if why := strings.Join(r.Status.ValidationErrors, "; "); r.Status.Phase == velerov1.RestorePhaseFailedValidation && strings.Contains(why, "is unavailable") {
+			return errors.Join(errors.New(why), v.Client.Delete(ctx, r))
 		}
 		return ended("restore", name, r.Status.Phase, velerov1.RestorePhaseCompleted, velerov1.RestorePhasePartiallyFailed,
 			velerov1.RestorePhaseFailed, velerov1.RestorePhaseFailedValidation)
