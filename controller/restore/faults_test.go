@@ -187,7 +187,7 @@ func (su *suite) limits(t *testing.T) {
 	if m := progressing(&v.Status).message; !strings.Contains(m, "volume node affinity conflict") {
 		t.Errorf("it says %q", m)
 	}
-	w.now = w.now.Add(w.r.HolderLimit + time.Minute)
+	w.pass(w.r.HolderLimit)
 	w.drive(t, v)
 	scheduler := want{v1alpha1.RestoreFailed, "volume node affinity conflict"}
 	checkVolume(t, v, "b2", "web-root", scheduler)
@@ -207,7 +207,7 @@ func (su *suite) limits(t *testing.T) {
 	// Velero never begins; the node never says a word.
 	late := w.restore(t, "late", func(s *v1alpha1.VirtualMachineFileRestoreSpec) { s.SelectedBackups = []string{"b1"} })
 	w.drive(t, late)
-	w.now = late.CreationTimestamp.Add(w.r.RestoreLimit + time.Minute)
+	w.pass(w.r.RestoreLimit)
 	w.drive(t, late)
 	checkVolume(t, late, "b1", "web-root", want{v1alpha1.RestoreFailed, "has not ended within 4h0m0s"})
 	checkCondition(t, late, v1alpha1.ConditionProgressing, metav1.ConditionFalse, v1alpha1.ReasonAllRestoresFailed)
@@ -220,7 +220,7 @@ func (su *suite) limits(t *testing.T) {
 	w.run(t, w.names(silent).Session)
 	w.drive(t, silent)
 	checkCondition(t, silent, v1alpha1.ConditionProgressing, metav1.ConditionTrue, v1alpha1.ReasonFileServerCreated)
-	w.now = w.now.Add(w.r.ReportLimit + time.Minute)
+	w.pass(w.r.ReportLimit)
 	w.drive(t, silent)
 	checkVolume(t, silent, "b1", "web-data", want{v1alpha1.RestoreFailed, "vmfr-agent"})
 	w.served(t, silent) // better late than never
@@ -317,7 +317,7 @@ func (su *suite) locationAway(t *testing.T) {
 	w.served(t, back)
 	checkVolume(t, back, "b2", "web-root", want{state: v1alpha1.RestoreAvailable})
 	w.contents["b2"] = away
-	w.now = w.now.Add(w.r.LocationLimit)
+	w.pass(w.r.LocationLimit)
 	w.drive(t, gone)
 	checkVolume(t, gone, "b2", "web-root", want{v1alpha1.RestoreExtractionFailed, "connection refused"})
 	checkVolume(t, gone, "b1", "web-root", want{state: v1alpha1.RestoreProcessing})

@@ -116,6 +116,11 @@ func (w *world) restore(t *testing.T, name string, change func(*v1alpha1.Virtual
 	return v
 }
 
+// pass lets time pass from the present on: what the cluster makes meanwhile bears its time, not the world's.
+func (w *world) pass(d time.Duration) {
+	w.now = later(w.now, time.Now()).Add(d)
+}
+
 func (w *world) names(v *v1alpha1.VirtualMachineFileRestore) plan.Names {
 	return plan.NewNames(v, w.vm)
 }
