@@ -88,7 +88,7 @@ func (b *bench) testAll(t *testing.T, root string) {
 	if fields := strings.Fields(out); err != nil || !slices.Equal(fields[7:13], []string{"all", "db", "shop", "Completed", "3", "1"}) {
 		t.Errorf("kubectl: %v\n%s", err, out)
 	}
-	cluster.Await(t, 20*time.Second, func() error {
+	cluster.Await(t, limit, func() error {
 		var l eventsv1.EventList
 		if err := b.client.List(ctx, &l, client.InNamespace(d.Namespace)); err != nil {
 			return err
@@ -242,7 +242,7 @@ func (b *bench) testLocations(t *testing.T) {
 		}
 	}
 	claim(&metav1.Duration{}, velerov1.BackupStorageLocationPhaseUnavailable)
-	cluster.Await(t, 30*time.Second, func() error {
+	cluster.Await(t, limit, func() error {
 		claim(&metav1.Duration{}, velerov1.BackupStorageLocationPhaseAvailable)
 		d = discovery(fmt.Sprint("unreachable-", l.ResourceVersion), requested("l-tls", "l-down", "b-january"))
 		b.create(t, d)
@@ -303,7 +303,7 @@ func (b *bench) testRestart(t *testing.T) {
 	stop, _ := b.controller(t, Options{observe: first.of, MaxConcurrentBackups: 2})
 	d := discovery("restart", requested("a-march", "b-january", "d-february"))
 	b.create(t, d)
-	cluster.Await(t, 30*time.Second, func() error {
+	cluster.Await(t, limit, func() error {
 		if err := b.client.Get(ctx, client.ObjectKeyFromObject(d), d); err != nil {
 			return err
 		}
@@ -368,7 +368,7 @@ func (b *bench) testConcurrency(t *testing.T) {
 		slices.Sort(p)
 		return p
 	}
-	cluster.Await(t, 30*time.Second, func() error {
+	cluster.Await(t, limit, func() error {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		if p := phases(); w.now != 3 || !slices.Equal(p, []v1alpha1.DiscoveryPhase{"InProgress", "InProgress", "New"}) {
@@ -386,7 +386,7 @@ func (b *bench) testConcurrency(t *testing.T) {
 			break
 		}
 	}
-	cluster.Await(t, 30*time.Second, func() error {
+	cluster.Await(t, limit, func() error {
 		if p := phases(); !slices.Equal(p, []v1alpha1.DiscoveryPhase{"InProgress", "InProgress"}) {
 			return fmt.Errorf("phases %q", p)
 		}

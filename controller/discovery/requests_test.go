@@ -94,7 +94,7 @@ func (b *bench) testRequests(t *testing.T) {
 				if err := c.Create(ctx, o, opts...); err != nil {
 					return err
 				}
-				cluster.Await(t, 30*time.Second, func() error {
+				cluster.Await(t, limit, func() error {
 					if err := c.Get(ctx, client.ObjectKeyFromObject(o), o); err != nil {
 						return err
 					}
