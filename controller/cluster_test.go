@@ -30,7 +30,7 @@ import (
 )
 
 // waitLimit bounds what a test waits for; a loaded machine takes its time.
-const waitLimit = 2 * time.Minute
+const waitLimit = 5 * time.Minute
 
 // env is a control plane with Velero on which deploy/install.yaml was applied.
 type env struct {
@@ -177,7 +177,8 @@ func startController(t testing.TB, kubeconfig string, args ...string) *controlle
 	t.Helper()
 	// An address of its own in 127.0.0.0/8: nobody takes a port between this and the program.
 	host := fmt.Sprintf("127.%d.%d.%d", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254))
-	p := &controller{probes: freePort(t, host), numbers: freePort(t, host), done: make(chan struct{})}
+	ports := freePorts(t, host, 2)
+	p := &controller{probes: ports[0], numbers: ports[1], done: make(chan struct{})}
 	p.cmd = exec.Command(program, append([]string{
 		"--holder-image=registry.example/vmfr:test", "--log-level=debug", "--metrics-bind-address=" + p.numbers, "--health-probe-bind-address=" + p.probes,
 	}, args...)...)
@@ -198,14 +199,18 @@ func startController(t testing.TB, kubeconfig string, args ...string) *controlle
 	return p
 }
 
-func freePort(t testing.TB, host string) string {
+// freePorts are ports of a host that nobody listens on, no two the same.
+func freePorts(t testing.TB, host string, n int) (ports []string) {
 	t.Helper()
-	l, err := net.Listen("tcp", host+":0")
-	if err != nil {
-		t.Fatal(err)
+	for range n {
+		l, err := net.Listen("tcp", host+":0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		ports = append(ports, l.Addr().String())
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return ports
 }
 
 // stop ends the program by a signal and returns its exit code.

@@ -10,6 +10,7 @@ import (
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"vmfr/api/v1alpha1"
@@ -29,7 +30,8 @@ func (p *controller) exports(what string) error {
 // where the first was killed.
 func (e *env) testLeaderElection(t *testing.T) {
 	ctx := context.Background()
-	args := []string{"--leader-elect-namespace=vmfr-system", "--leader-elect-lease-duration=3s", "--leader-elect-renew-deadline=2s", "--leader-elect-retry-period=500ms"}
+	// So long that no busy machine costs a leader its Lease; of one that was killed it is shortened.
+	args := []string{"--leader-elect-namespace=vmfr-system", "--leader-elect-lease-duration=5m", "--leader-elect-renew-deadline=4m", "--leader-elect-retry-period=500ms"}
 	first := startController(t, e.kubeconfig, args...)
 	holder := func() string {
 		var l coordinationv1.Lease
@@ -85,6 +87,10 @@ func (e *env) testLeaderElection(t *testing.T) {
 		t.Error("the second one works although the first one leads")
 	}
 	first.stop(syscall.SIGKILL)
+	lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: "vmfr-system", Name: "vmfr-controller-velero"}}
+	if err := e.admin.Patch(ctx, lease, client.RawPatch(types.MergePatchType, []byte(`{"spec":{"leaseDurationSeconds":3}}`))); err != nil {
+		t.Fatal(err)
+	}
 	cluster.Await(t, waitLimit, func() error {
 		if h := holder(); h == leader || h == "" {
 			return fmt.Errorf("%q leads", h)
