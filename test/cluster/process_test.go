@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -38,8 +39,10 @@ func TestKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	line, err := bufio.NewReader(out).ReadString('\n')
-	if err == nil && line == "running\n" {
-		err = running(mark, 3)
+	if err == nil && line == "running\n" { // but for a moment in which one becomes sleep: then it has no command line
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		err = Poll(ctx, 10*time.Millisecond, func() error { return running(mark, 3) })
 	}
 	if err := errors.Join(err, cmd.Process.Kill()); err != nil {
 		t.Errorf("%q: %v", line, err)
