@@ -31,7 +31,7 @@ const (
 	// limit is for what takes a second on a quiet machine.
 	limit = 4 * time.Minute
 	// grace is longer than a location is away on a busy machine: Velero looks again after two seconds.
-	grace = 15 * time.Second
+	grace = 10 * time.Second
 )
 
 // bench is a control plane with Velero, on which controllers are started and stopped.
