@@ -24,7 +24,7 @@ import (
 )
 
 // startLimit bounds what an API server does within a second.
-const startLimit = time.Minute
+const startLimit = 4 * time.Minute
 
 // policies has everybody try everything in a session's namespace: the real controllers make the
 // pods of the controller's Deployment, and nobody else makes, changes or enters one.

@@ -30,6 +30,9 @@ import (
 
 var ctx = context.Background()
 
+// limit is for what takes a second on a quiet machine.
+const limit = 4 * time.Minute
+
 // hold makes TestHold run.
 var hold = flag.Bool("hold", false, "start a cluster with Velero and keep it until interrupted (TestHold)")
 
@@ -109,7 +112,7 @@ func admission(t *testing.T, cp cluster.ControlPlane, v *cluster.Velero) {
 		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: "restricted"},
 			Spec: corev1.PodSpec{ServiceAccountName: account, Containers: []corev1.Container{{Name: "c", Image: "i"}}}}
 	}
-	cluster.Await(t, time.Minute, func() error {
+	cluster.Await(t, limit, func() error {
 		return v.Client.Get(ctx, client.ObjectKey{Namespace: "restricted", Name: "default"}, &corev1.ServiceAccount{})
 	})
 	for account, refusal := range map[string]string{"default": "violates PodSecurity", "nobody": `serviceaccount "nobody" not found`} {
@@ -118,7 +121,7 @@ func admission(t *testing.T, cp cluster.ControlPlane, v *cluster.Velero) {
 		}
 	}
 	var root corev1.ConfigMap
-	cluster.Await(t, time.Minute, func() error {
+	cluster.Await(t, limit, func() error {
 		return v.Client.Get(ctx, client.ObjectKey{Namespace: "restricted", Name: "kube-root-ca.crt"}, &root)
 	})
 
@@ -136,7 +139,7 @@ func admission(t *testing.T, cp cluster.ControlPlane, v *cluster.Velero) {
 		t.Fatal(err)
 	}
 	n := 0
-	cluster.Await(t, time.Minute, func() error { // the server learns of a policy in its own time
+	cluster.Await(t, limit, func() error { // the server learns of a policy in its own time
 		n++
 		err := v.Client.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("refused-%d", n), Namespace: "restricted"}})
 		switch {
@@ -176,11 +179,11 @@ func workload(t *testing.T, cp cluster.ControlPlane, v *cluster.Velero) {
 		}
 		return nil
 	}
-	cluster.Await(t, time.Minute, func() error { return pods(1) })
+	cluster.Await(t, limit, func() error { return pods(1) })
 	if err := v.Client.Delete(ctx, d, client.PropagationPolicy(metav1.DeletePropagationBackground)); err != nil {
 		t.Fatal(err)
 	}
-	cluster.Await(t, time.Minute, func() error { return pods(0) })
+	cluster.Await(t, limit, func() error { return pods(0) })
 }
 
 // access: RBAC is enforced, and roles are aggregated.
@@ -204,7 +207,7 @@ func access(t *testing.T, cp cluster.ControlPlane, v *cluster.Velero) {
 			t.Fatal(err)
 		}
 	}
-	cluster.Await(t, time.Minute, func() error { return alice.List(ctx, &corev1.ConfigMapList{}, client.InNamespace("access")) })
+	cluster.Await(t, limit, func() error { return alice.List(ctx, &corev1.ConfigMapList{}, client.InNamespace("access")) })
 }
 
 // another control plane runs beside the first.

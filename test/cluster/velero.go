@@ -25,7 +25,7 @@ import (
 const VeleroNamespace = "velero"
 
 // endLimit is how long a Backup, a Restore or a deletion may take.
-const endLimit = 2 * time.Minute
+const endLimit = 5 * time.Minute
 
 // Velero is a running Velero server with its plugins for S3 and KubeVirt.
 //

@@ -75,33 +75,33 @@ func backupAndRestore(t *testing.T, cp cluster.ControlPlane, v *cluster.Velero) 
 	restore("b1", "session-1", selectors)
 	v.CopyBackup(t, b, "b0", time.Now().AddDate(0, -1, 0))
 	restore("b0", "session-2", selectors[:1])
-	cluster.Await(t, time.Minute, func() error {
+	cluster.Await(t, limit, func() error {
 		return restored(v, "session-2", map[string]corev1.PersistentVolumeClaimPhase{"fedora-root": corev1.ClaimBound})
 	})
 	want := map[string]corev1.PersistentVolumeClaimPhase{"fedora-root": corev1.ClaimBound, "fedora-data": corev1.ClaimPending}
-	cluster.Await(t, time.Minute, func() error { return restored(v, "session-1", want) })
+	cluster.Await(t, limit, func() error { return restored(v, "session-1", want) })
 	consumer := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "holder", Namespace: "session-1"}, Spec: corev1.PodSpec{
 		Containers: []corev1.Container{{Name: "c", Image: "i", VolumeMounts: []corev1.VolumeMount{{Name: "data", MountPath: "/data"}}}},
 		Volumes: []corev1.Volume{{Name: "data", VolumeSource: corev1.VolumeSource{
 			PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "fedora-data"}}}},
 	}}
-	cluster.Await(t, time.Minute, func() error { return v.Client.Create(ctx, consumer) }) // once its account is there
+	cluster.Await(t, limit, func() error { return v.Client.Create(ctx, consumer) }) // once its account is there
 	want["fedora-data"] = corev1.ClaimBound
-	cluster.Await(t, time.Minute, func() error { return restored(v, "session-1", want) })
+	cluster.Await(t, limit, func() error { return restored(v, "session-1", want) })
 
 	began = time.Now()
 	session := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "session-1"}}
 	if err := v.Client.Delete(ctx, session); err != nil {
 		t.Fatal(err)
 	}
-	cluster.Await(t, time.Minute, func() error { return cluster.Gone(v.Client, session) })
+	cluster.Await(t, limit, func() error { return cluster.Gone(v.Client, session) })
 	t.Logf("a namespace deleted in %s", time.Since(began).Round(10*time.Millisecond))
 	contents(t, v, "session-1")
 	if n := len(v.Storage.Snapshots()); n != 4 {
 		t.Errorf("%d snapshots after the restore", n)
 	}
 	v.DeleteBackup(t, b)
-	cluster.Await(t, time.Minute, func() error {
+	cluster.Await(t, limit, func() error {
 		if left := v.Storage.Snapshots(); len(left) > 0 {
 			return fmt.Errorf("snapshots without a backup: %v", left)
 		}
