@@ -19,6 +19,8 @@ type groups struct {
 	limit  string // the file of the limit
 	events string // the file that counts kills, as a line "oom_kill N"
 	swap   string // the file of the limit of swap, where that is one of its own; empty: it is not
+
+	alive *os.File // dir, locked as long as this agent may have groups in it; see leftovers
 }
 
 // group is one worker's; nil: none.
@@ -90,11 +92,11 @@ func version2(dir string) (*groups, error) {
 // another part of the hierarchy than /proc tells, as in containers.
 func version1(mount, path string) (*groups, error) {
 	for _, dir := range []string{filepath.Join(mount, path), mount} {
-		probe := filepath.Join(dir, "vmfr-probe")
 		if _, err := os.Stat(filepath.Join(dir, "memory.limit_in_bytes")); err != nil {
 			continue
 		}
-		if err := os.Mkdir(probe, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		probe, err := os.MkdirTemp(dir, "vmfr-probe-") // another agent may try at the same moment
+		if err != nil {
 			continue
 		}
 		if err := os.Remove(probe); err != nil {
@@ -107,16 +109,39 @@ func version1(mount, path string) (*groups, error) {
 
 const groupPrefix = "vmfr-worker-"
 
-// leftovers are the groups of a predecessor that was killed. Nil has none.
-func (g *groups) leftovers() (old []*group) {
+// leftovers are the groups of a predecessor that was killed. Nil has none. It is to be called before there are
+// groups of our own, and close at the end: as long as another agent that has groups here lives, none is left over.
+// Its groups may be empty for a moment, and what they say of a process that was killed is still to be read.
+func (g *groups) leftovers() (old []*group, err error) {
 	if g == nil {
-		return nil
+		return nil, nil
 	}
+	if g.alive, err = os.Open(g.dir); err != nil {
+		return nil, err
+	}
+	if unix.Flock(int(g.alive.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+		old = g.all()
+	}
+	for err = unix.EINTR; err == unix.EINTR; {
+		err = unix.Flock(int(g.alive.Fd()), unix.LOCK_SH) // which waits for nobody but who looks as we just did
+	}
+	return old, err
+}
+
+// all are the groups of everybody.
+func (g *groups) all() (all []*group) {
 	dirs, _ := filepath.Glob(filepath.Join(g.dir, groupPrefix+"*"))
 	for _, dir := range dirs {
-		old = append(old, &group{dir: dir})
+		all = append(all, &group{dir: dir})
 	}
-	return old
+	return all
+}
+
+// close leaves what is there to the next agent.
+func (g *groups) close() {
+	if g != nil {
+		_ = g.alive.Close() // nil, too
+	}
 }
 
 // add limits the memory of a process, in bytes.

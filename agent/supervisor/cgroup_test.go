@@ -30,6 +30,10 @@ func TestMemoryLimit(t *testing.T) {
 		t.Skip("version 1 on a machine with swap: what is too much for memory goes there")
 	}
 	t.Logf("groups below %s, limited by %s", g.dir, g.limit)
+	if _, err := g.leftovers(); err != nil { // and no other agent takes these for left over
+		t.Fatal(err)
+	}
+	t.Cleanup(g.close)
 	// tail keeps its input until a line ends.
 	eater := exec.Command("tail", "-n1")
 	feed, err := eater.StdinPipe()
@@ -80,7 +84,7 @@ func TestMemoryLimit(t *testing.T) {
 	}
 	// What a killed predecessor left goes with its processes.
 	var removed sync.WaitGroup
-	for _, old := range g.leftovers() {
+	for _, old := range g.all() {
 		if old.dir == large.dir {
 			removed.Go(old.remove)
 		}
@@ -216,9 +220,10 @@ func TestVersion2Files(t *testing.T) {
 			t.Errorf("%s is %q, want %q", name, got, want)
 		}
 	}
-	if old := g.leftovers(); len(old) != 1 || old[0].dir != w.dir {
-		t.Errorf("left over: %+v", old)
+	if old, err := g.leftovers(); err != nil || len(old) != 1 || old[0].dir != w.dir {
+		t.Errorf("left over: %+v, %v", old, err)
 	}
+	defer g.close()
 	write(w.dir, "memory.events", "low 0\nhigh 0\nmax 12\noom 1\noom_kill 0\n")
 	if w.outOfMemory() {
 		t.Error("nothing was killed")
@@ -227,4 +232,43 @@ func TestVersion2Files(t *testing.T) {
 	if !w.outOfMemory() {
 		t.Error("one was killed")
 	}
+}
+
+// TestOthersGroups: agents that start at the same moment all may make groups, and none takes those of one that lives
+// for left over.
+func TestOthersGroups(t *testing.T) {
+	dir := t.TempDir()
+	agent := func(want int) *groups {
+		t.Helper()
+		g := &groups{dir: dir, limit: "limit"}
+		if old, err := g.leftovers(); err != nil || len(old) != want {
+			t.Errorf("left over: %d, %v, want %d", len(old), err, want)
+		}
+		return g
+	}
+	first := agent(0)
+	if _, err := first.add("x", 7, 1); err != nil {
+		t.Fatal(err)
+	}
+	second := agent(0)
+	first.close()
+	third := agent(0)
+	second.close()
+	third.close()
+	agent(1).close()
+
+	if _, err := newGroups(); err != nil {
+		t.Skipf("no group can be made here: %v", err)
+	}
+	var all sync.WaitGroup
+	for range 16 {
+		all.Go(func() {
+			for range 25 {
+				if _, err := newGroups(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
 }

@@ -191,7 +191,12 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	if s.groups, err = newGroups(); err != nil {
 		s.log.Warn("workers have no memory limit of the kernel's, only Go's own", "err", err)
 	}
-	for _, old := range s.groups.leftovers() { // known before there are groups of our own
+	defer func() { s.groups.close() }()
+	left, err := s.groups.leftovers()
+	if err != nil {
+		s.log.Warn("control groups of an agent before this one are left", "err", err)
+	}
+	for _, old := range left {
 		s.wg.Go(old.remove)
 	}
 	defer context.AfterFunc(ctx, func() { _ = l.Close() })()
