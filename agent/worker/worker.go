@@ -215,15 +215,15 @@ func (s *session) run(ctx context.Context) error {
 		g.Go(func() error { return s.serveHTTPS(gctx, c, counters, metrics) })
 	}
 	logDisks(s.log, s.disks.Tree.Backups()) // here, so that a mistake above is the only line of the log
+	if s.cfg.Totals != nil {
+		s.cfg.Totals.s.Store(s)
+	}
+	s.ready.Store(true) // before whoever is told asks
 	if s.cfg.Ready != nil {
 		if err := s.cfg.Ready(s.disks.Tree); err != nil {
 			g.Go(func() error { return err })
 		}
 	}
-	if s.cfg.Totals != nil {
-		s.cfg.Totals.s.Store(s)
-	}
-	s.ready.Store(true)
 	return s.wait(gctx, g)
 }
 
