@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -49,7 +50,8 @@ func testWorker() error {
 		return err
 	}
 	var c *session.Configure
-	var files []*os.File
+	var files, disks []*os.File
+	defer func() { runtime.KeepAlive(disks) }() // open until the end, whenever garbage is collected
 	report := &api.Report{Version: api.Version, State: api.Serving}
 	for {
 		m, err := conn.Receive(patience)
@@ -69,6 +71,7 @@ func testWorker() error {
 			c, files = m.Configure, m.Files
 		}
 		if m.Part != nil {
+			disks = append(disks, m.Files...)
 			report.Backups = append(report.Backups, api.BackupReport{Name: m.Part.Backup, State: api.Readable})
 		}
 	}
@@ -105,8 +108,10 @@ func testWorker() error {
 	}
 	report.ID = doc.ID
 	b, _ := json.Marshal(report)
-	if err := conn.Send(&session.Message{Report: b}, patience); err != nil {
-		return err
+	if misbehave != "late" {
+		if err := conn.Send(&session.Message{Report: b}, patience); err != nil {
+			return err
+		}
 	}
 	for misbehave == "flood" {
 		if err := conn.Send(&session.Message{Pong: &session.Pong{}}, patience); err != nil {

@@ -318,9 +318,8 @@ func (x *sess) start() {
 	if x.ended || x.parts[frontPart] == nil || x.newest != nil && x.newest.serves(x.parts) {
 		return
 	}
-	// One that has not answered yet would only come too late.
 	if x.newest != nil && x.newest != x.serving {
-		x.newest.end(0)
+		x.newest.supersede()
 	}
 	w := newWorker(x)
 	x.workers[w] = true

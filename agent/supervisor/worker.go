@@ -91,6 +91,17 @@ func (w *worker) end(limit time.Duration) {
 // drain is end for a worker that was replaced, but whose clients have done nothing wrong.
 func (w *worker) drain() { w.end(drainLimit) }
 
+// supersede ends a worker that has not answered: it would only come too late. It may have let clients in before it
+// could say so, who have done nothing wrong either. One that was not started yet never is.
+func (w *worker) supersede() {
+	if !w.ending {
+		w.end(endLimit)
+	}
+	w.mu.Lock()
+	w.killed = w.killed || w.process == nil
+	w.mu.Unlock()
+}
+
 func (w *worker) stop(limit time.Duration) {
 	if w.kill == nil {
 		w.kill = time.AfterFunc(limit, w.slay)

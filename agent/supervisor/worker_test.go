@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -152,6 +153,25 @@ func TestRenewal(t *testing.T) {
 	if n := openAt(t, r.disks["two"]); n < 3 { // the holder's, the supervisor's, the worker's
 		t.Errorf("the disk of the backup that stays is open %d times", n)
 	}
+}
+
+// TestSuperseded: whom a worker let in before it could say that it serves, is not cut off because a part joins.
+func TestSuperseded(t *testing.T) {
+	t.Parallel()
+	n := startNode(t, nil)
+	r := n.newRestore()
+	r.mustJoin("one", "")
+	r.mustJoin(frontPart, "late")
+	transfer := r.client()
+	joined := time.Now()
+	r.mustJoin("two", "")
+	if _, err := transfer.ReadString('\n'); !errors.Is(err, io.EOF) && !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("the worker stays: %v", err)
+	}
+	if took := time.Since(joined); took < endLimit {
+		t.Errorf("the transfer was cut after %s", took)
+	}
+	r.hears("late 2")
 }
 
 // TestMisbehaving: workers that do not do what they should are killed and started again, and no
