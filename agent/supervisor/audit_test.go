@@ -205,8 +205,9 @@ func TestAuditStalls(t *testing.T) {
 	}
 	a := openAudit(t, path)
 	began := time.Now()
-	for i := 0; a.lost.Load() < 100; i++ {
-		a.put(auditLine{Session: "s", Record: record(i, 100<<10)})
+	put := 0
+	for ; a.lost.Load() < 100; put++ {
+		a.put(auditLine{Session: "s", Record: record(put, 100<<10)})
 		if time.Since(began) > auditStall+patience {
 			t.Fatal("nothing is given up")
 		}
@@ -220,6 +221,9 @@ func TestAuditStalls(t *testing.T) {
 		defer a.mu.Unlock()
 		if a.failing {
 			return errors.New("it still fails")
+		}
+		if n := a.written.Load() + a.lost.Load(); n < uint64(put) { // which Close does not wait for long for
+			return fmt.Errorf("%d lines of %d are written or lost", n, put)
 		}
 		return nil
 	})

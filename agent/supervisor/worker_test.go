@@ -26,7 +26,7 @@ func (r *restore) client() *bufio.Reader {
 		r.n.t.Fatal(err)
 	}
 	r.n.t.Cleanup(func() { _ = c.Close() })
-	_ = c.SetReadDeadline(time.Now().Add(patience))
+	_ = c.SetReadDeadline(time.Now().Add(3 * patience)) // others wait for something before it is to be cut
 	b := bufio.NewReader(c)
 	if _, err := b.ReadString('\n'); err != nil {
 		r.n.t.Fatal(err)
@@ -65,7 +65,7 @@ func (r *restore) newest() (pid, restarts int) {
 // a part of it.
 func TestReturning(t *testing.T) {
 	t.Parallel()
-	n := startNode(t, func(c *Config) { c.Returning = DefaultReturning })
+	n := startNode(t, func(c *Config) { c.Returning = time.Hour })
 	r := n.newRestore()
 	r.mustJoin(frontPart, "old")
 	r.mustJoin("one", "")
@@ -117,18 +117,18 @@ func TestRenewal(t *testing.T) {
 	}
 
 	// Credentials change: new clients at once, the transfer has a moment, and then ends.
+	changed := time.Now()
 	if err := front.Send(&session.Message{Update: &session.Update{Credentials: session.Credentials{SSHUser: []byte("new")}}}, patience); err != nil {
 		t.Fatal(err)
 	}
-	changed := time.Now()
 	// One that was told to take no more clients may not have heard of it yet.
 	if line, err := r.greeting(); err != nil || line != "new 2" && line != "old 2" && line != "old 1" {
 		t.Errorf("%q, %v", line, err)
 	}
-	if _, err := transfer.ReadString('\n'); err == nil {
-		t.Error("the transfer goes on with credentials that were taken away")
+	if _, err := transfer.ReadString('\n'); !errors.Is(err, io.EOF) && !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("the transfer goes on with credentials that were taken away: %v", err)
 	}
-	if took := time.Since(changed); took < endLimit/2 || took > endLimit+patience/2 {
+	if took := time.Since(changed); took < endLimit {
 		t.Errorf("the transfer was cut after %s, not %s", took, endLimit)
 	}
 	r.hears("new 2")
@@ -174,15 +174,19 @@ func TestSuperseded(t *testing.T) {
 	r.hears("late 2")
 }
 
+// unresponsive is the Patience of agents whose tests wait for it to end. It begins with a worker's start, which takes
+// seconds on a busy machine.
+const unresponsive = 8 * time.Second
+
 // TestMisbehaving: workers that do not do what they should are killed and started again, and no
 // other session sees anything of it.
 func TestMisbehaving(t *testing.T) {
 	t.Parallel()
-	n := startNode(t, func(c *Config) { c.Patience = 2 * time.Second })
+	n := startNode(t, func(c *Config) { c.Patience = unresponsive })
 	other := serving(t, n.newRestore())
 	calm, _ := other.newest()
 	for user, want := range map[string]string{
-		"flood": "too many messages", "garbage": "no vmfr message", "hang": "it did not answer for 2s and was killed",
+		"flood": "too many messages", "garbage": "no vmfr message", "hang": "it did not answer for 8s and was killed",
 	} {
 		r := n.newRestore()
 		r.mustJoin("one", "")
@@ -205,16 +209,16 @@ func TestMisbehaving(t *testing.T) {
 // TestStopped: a worker whose process does not run any more is killed.
 func TestStopped(t *testing.T) {
 	t.Parallel()
-	n := startNode(t, func(c *Config) { c.Patience = time.Second })
+	n := startNode(t, func(c *Config) { c.Patience = unresponsive })
 	r := n.newRestore()
 	r.mustJoin("one", "")
 	front := r.mustJoin(frontPart, "u")
 	until(t, front, func(p *api.Report) bool { return p.State == api.Serving })
-	pid, _ := r.newest()
+	pid, before := r.newest()
 	if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	until(t, front, func(p *api.Report) bool { return p.Restarts == 1 && p.State == api.Serving })
+	until(t, front, func(p *api.Report) bool { return p.Restarts > before && p.State == api.Serving })
 	if line, err := r.greeting(); err != nil || line != "u 1" {
 		t.Errorf("%q, %v", line, err)
 	}
@@ -227,7 +231,7 @@ func TestStopped(t *testing.T) {
 // TestBroken: a worker that says that something is broken is replaced, and transfers go on.
 func TestBroken(t *testing.T) {
 	t.Parallel()
-	n := startNode(t, func(c *Config) { c.Patience = 2 * time.Second })
+	n := startNode(t, func(c *Config) { c.Patience = unresponsive })
 	r := n.newRestore()
 	r.mustJoin("one", "")
 	front := r.mustJoin(frontPart, "broken")
