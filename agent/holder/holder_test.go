@@ -161,10 +161,11 @@ func waitReady(t testing.TB, root, backup string, want string) {
 	t.Helper()
 	for until := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
 		got := "ready"
-		if err := Check(t.Context(), root, backup); err != nil {
+		err := Check(t.Context(), root, backup)
+		if err != nil {
 			got = err.Error()
 		}
-		if strings.Contains(got, want) {
+		if strings.Contains(got, want) && (want != "ready" || err == nil) { // and not "not ready"
 			return
 		}
 		if time.Now().After(until) {
