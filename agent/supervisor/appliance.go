@@ -185,7 +185,7 @@ func (a *appliance) run() error {
 	a.answer(&session.Helper{}, h.Files...)
 	h.CloseFiles() // the worker has its own
 	why := h.Wait(func() string { return a.why(group) })
-	group.remove()
+	group.remove(removeLimit)
 	log.Info("an appliance ended", "pid", pid, "why", why, "after", time.Since(began).Round(time.Second))
 	return nil
 }

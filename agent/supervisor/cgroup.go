@@ -184,15 +184,19 @@ func (g *group) outOfMemory() bool {
 	return false
 }
 
-// removeLimit is how long the kernel may take to forget a process that was killed.
-const removeLimit = 2 * time.Second
+const (
+	// removeLimit is how long the kernel may take to forget a process that was killed.
+	removeLimit = 2 * time.Second
+	// jailLimit is how long a jail may take to end when its worker has ended: nobody kills it.
+	jailLimit = 10 * time.Second
+)
 
-// remove removes the group of a process that has ended; where it has not, the group stays.
-func (g *group) remove() {
+// remove removes the group of a process that has ended; where it has not within limit, the group stays.
+func (g *group) remove(limit time.Duration) {
 	if g == nil {
 		return
 	}
-	for until := time.Now().Add(removeLimit); errors.Is(os.Remove(g.dir), unix.EBUSY) && time.Now().Before(until); {
+	for until := time.Now().Add(limit); errors.Is(os.Remove(g.dir), unix.EBUSY) && time.Now().Before(until); {
 		time.Sleep(10 * time.Millisecond)
 	}
 }

@@ -78,7 +78,7 @@ func TestMemoryLimit(t *testing.T) {
 	if err := calm.Process.Signal(unix.Signal(0)); err != nil {
 		t.Errorf("the other process: %v", err)
 	}
-	small.remove()
+	small.remove(removeLimit)
 	if _, err := os.Stat(small.dir); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the group is left: %v", err)
 	}
@@ -86,7 +86,7 @@ func TestMemoryLimit(t *testing.T) {
 	var removed sync.WaitGroup
 	for _, old := range g.all() {
 		if old.dir == large.dir {
-			removed.Go(old.remove)
+			removed.Go(func() { old.remove(removeLimit) })
 		}
 	}
 	_ = calm.Process.Kill()
@@ -97,7 +97,7 @@ func TestMemoryLimit(t *testing.T) {
 	}
 }
 
-// fakeJail is a process that ends when nobody has the other end of its socket any more.
+// fakeJail is a process that ends when nobody has the other end of its socket any more, and takes its time.
 type fakeJail struct {
 	cmd            *exec.Cmd
 	socket, device *os.File
@@ -120,7 +120,8 @@ func TestRsyncMemoryLimit(t *testing.T) {
 			}
 			theirs := os.NewFile(uintptr(p[1]), "socket")
 			defer theirs.Close()
-			j := &fakeJail{cmd: &exec.Cmd{Path: "/bin/cat", Args: []string{"cat"}, Stdin: theirs}, socket: os.NewFile(uintptr(p[0]), "socket")}
+			ends := &exec.Cmd{Path: "/bin/sh", Args: []string{"sh", "-c", "read -r none; exec sleep 3"}, Stdin: theirs}
+			j := &fakeJail{cmd: ends, socket: os.NewFile(uintptr(p[0]), "socket")}
 			if j.device, err = os.Open(os.DevNull); err != nil {
 				return nil, err
 			}

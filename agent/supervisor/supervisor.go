@@ -197,7 +197,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 		s.log.Warn("control groups of an agent before this one are left", "err", err)
 	}
 	for _, old := range left {
-		s.wg.Go(old.remove)
+		s.wg.Go(func() { old.remove(removeLimit) })
 	}
 	defer context.AfterFunc(ctx, func() { _ = l.Close() })()
 	s.began = time.Now()

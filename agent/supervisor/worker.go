@@ -191,11 +191,11 @@ func (w *worker) live() error {
 	case w.group.outOfMemory():
 		err = fmt.Errorf("it needed more than its limit of %d MiB of memory: %w", w.memory()>>20, err)
 	}
-	w.group.remove()
+	w.group.remove(removeLimit)
 	if w.rsync.outOfMemory() {
 		w.sess.log.Warn("rsync needed more than its limit of memory", "MiB", rsyncMemory>>20)
 	}
-	w.rsync.remove()
+	sup.wg.Go(func() { w.rsync.remove(jailLimit) }) // its session goes on meanwhile
 	return err
 }
 
