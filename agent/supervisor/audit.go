@@ -212,7 +212,10 @@ func (a *AuditLog) write(lines []byte) {
 		a.log.Warn("the audit log can be written again", "file", a.path, "linesLost", untold)
 		if _, err := a.file.Write(a.encode(auditLine{Lost: untold})); err != nil {
 			a.torn = true
-			a.fail(err, untold)
+			a.fail(err, 0)
+			a.mu.Lock()
+			a.untold += untold // they were counted when they were lost
+			a.mu.Unlock()
 		}
 	}
 }

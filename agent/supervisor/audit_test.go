@@ -192,6 +192,28 @@ func TestAuditDiskFull(t *testing.T) {
 	}
 }
 
+// TestAuditUntold: lines that are lost are counted once, also where the line that tells of them is lost, too.
+func TestAuditUntold(t *testing.T) {
+	fixture.NeedRoot(t)
+	dir := t.TempDir()
+	page := os.Getpagesize()
+	if err := unix.Mount("x", dir, "tmpfs", 0, fmt.Sprintf("size=%d", page)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	a := &AuditLog{path: filepath.Join(dir, "audit"), log: testLog(t), last: time.Now(), failing: true, untold: 5}
+	a.lost.Store(5)
+	var err error
+	if a.file, err = openAuditFile(a.path); err != nil {
+		t.Fatal(err)
+	}
+	defer a.file.Close()
+	a.write(append(bytes.Repeat([]byte("x"), page-1), '\n')) // as much as there is room for
+	if w, l := a.written.Load(), a.lost.Load(); w != 1 || l != 5 || a.untold != 5 || !a.failing {
+		t.Errorf("%d lines are written, %d lost, %d still to be told", w, l, a.untold)
+	}
+}
+
 // TestAuditStalls: a file that takes nothing any more holds nobody up for long.
 func TestAuditStalls(t *testing.T) {
 	t.Parallel()
