@@ -122,7 +122,7 @@ func (g *groups) leftovers() (old []*group, err error) {
 	if unix.Flock(int(g.alive.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
 		old = g.all()
 	}
-	for err = unix.EINTR; err == unix.EINTR; {
+	for err = unix.EINTR; errors.Is(err, unix.EINTR); {
 		err = unix.Flock(int(g.alive.Fd()), unix.LOCK_SH) // which waits for nobody but who looks as we just did
 	}
 	return old, err
