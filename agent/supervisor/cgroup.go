@@ -19,12 +19,13 @@ type groups struct {
 	limit  string // the file of the limit
 	events string // the file that counts kills, as a line "oom_kill N"
 	swap   string // the file of the limit of swap, where that is one of its own; empty: it is not
-
-	alive *os.File // dir, locked as long as this agent may have groups in it; see leftovers
 }
 
 // group is one worker's; nil: none.
-type group struct{ dir, events string }
+type group struct {
+	dir, events string
+	alive       *os.File // dir, locked: its agent lives
+}
 
 const cgroupRoot = "/sys/fs/cgroup"
 
@@ -109,51 +110,58 @@ func version1(mount, path string) (*groups, error) {
 
 const groupPrefix = "vmfr-worker-"
 
-// leftovers are the groups of a predecessor that was killed. Nil has none. It is to be called before there are
-// groups of our own, and close at the end: as long as another agent that has groups here lives, none is left over.
-// Its groups may be empty for a moment, and what they say of a process that was killed is still to be read.
-func (g *groups) leftovers() (old []*group, err error) {
+// leftovers are the groups of a predecessor that was killed. Nil has none. Those of an agent that lives are not among
+// them: they may be empty for a moment, and what they say of a process that was killed is still to be read.
+func (g *groups) leftovers() (old []*group) {
 	if g == nil {
-		return nil, nil
+		return nil
 	}
-	if g.alive, err = os.Open(g.dir); err != nil {
-		return nil, err
-	}
-	if unix.Flock(int(g.alive.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
-		old = g.all()
-	}
-	for err = unix.EINTR; errors.Is(err, unix.EINTR); {
-		err = unix.Flock(int(g.alive.Fd()), unix.LOCK_SH) // which waits for nobody but who looks as we just did
-	}
-	return old, err
-}
-
-// all are the groups of everybody.
-func (g *groups) all() (all []*group) {
 	dirs, _ := filepath.Glob(filepath.Join(g.dir, groupPrefix+"*"))
 	for _, dir := range dirs {
-		all = append(all, &group{dir: dir})
+		if alive, err := claim(dir); err == nil {
+			old = append(old, &group{dir: dir, alive: alive})
+		}
 	}
-	return all
+	return old
 }
 
-// close leaves what is there to the next agent.
-func (g *groups) close() {
-	if g != nil {
-		_ = g.alive.Close() // nil, too
+// claim locks a group's folder, which another agent may have done already.
+func claim(dir string) (*os.File, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
 	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return f, nil
 }
 
 // add limits the memory of a process, in bytes.
-func (g *groups) add(name string, pid int, limit int64) (*group, error) {
+func (g *groups) add(name string, pid int, limit int64) (x *group, err error) {
 	if g == nil {
 		return nil, errors.New("no memory controller may be used")
 	}
 	dir := filepath.Join(g.dir, groupPrefix+name+"-"+strconv.Itoa(pid))
+	for range 100 {
+		x, err = g.try(dir, pid, limit)
+		if !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.EWOULDBLOCK) {
+			break
+		}
+		// An agent that began took it for left over before it was claimed.
+	}
+	return x, err
+}
+
+func (g *groups) try(dir string, pid int, limit int64) (*group, error) {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, err
 	}
-	err := os.WriteFile(filepath.Join(dir, g.limit), []byte(strconv.FormatInt(limit, 10)), 0)
+	alive, err := claim(dir)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, g.limit), []byte(strconv.FormatInt(limit, 10)), 0)
+	}
 	if err == nil && g.swap != "" {
 		err = os.WriteFile(filepath.Join(dir, g.swap), []byte("0"), 0)
 		if errors.Is(err, os.ErrNotExist) || errors.Is(err, os.ErrPermission) { // a kernel without swap has no such file
@@ -165,9 +173,10 @@ func (g *groups) add(name string, pid int, limit int64) (*group, error) {
 	}
 	if err != nil {
 		_ = os.Remove(dir)
+		_ = alive.Close() // nil, too
 		return nil, err
 	}
-	return &group{dir, filepath.Join(dir, g.events)}, nil
+	return &group{dir, filepath.Join(dir, g.events), alive}, nil
 }
 
 // outOfMemory tells whether the kernel has killed a process of the group for its limit.
@@ -196,6 +205,7 @@ func (g *group) remove(limit time.Duration) {
 	if g == nil {
 		return
 	}
+	defer g.alive.Close()
 	for until := time.Now().Add(limit); errors.Is(os.Remove(g.dir), unix.EBUSY) && time.Now().Before(until); {
 		time.Sleep(10 * time.Millisecond)
 	}

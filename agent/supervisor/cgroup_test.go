@@ -30,10 +30,6 @@ func TestMemoryLimit(t *testing.T) {
 		t.Skip("version 1 on a machine with swap: what is too much for memory goes there")
 	}
 	t.Logf("groups below %s, limited by %s", g.dir, g.limit)
-	if _, err := g.leftovers(); err != nil { // and no other agent takes these for left over
-		t.Fatal(err)
-	}
-	t.Cleanup(g.close)
 	// tail keeps its input until a line ends.
 	eater := exec.Command("tail", "-n1")
 	feed, err := eater.StdinPipe()
@@ -84,9 +80,12 @@ func TestMemoryLimit(t *testing.T) {
 	}
 	// What a killed predecessor left goes with its processes.
 	var removed sync.WaitGroup
-	for _, old := range g.all() {
+	_ = large.alive.Close()
+	for _, old := range g.leftovers() {
 		if old.dir == large.dir {
 			removed.Go(func() { old.remove(removeLimit) })
+		} else {
+			_ = old.alive.Close()
 		}
 	}
 	_ = calm.Process.Kill()
@@ -221,10 +220,13 @@ func TestVersion2Files(t *testing.T) {
 			t.Errorf("%s is %q, want %q", name, got, want)
 		}
 	}
-	if old, err := g.leftovers(); err != nil || len(old) != 1 || old[0].dir != w.dir {
-		t.Errorf("left over: %+v, %v", old, err)
+	if old := g.leftovers(); len(old) != 0 {
+		t.Errorf("left over: %+v", old)
 	}
-	defer g.close()
+	_ = w.alive.Close() // as when its agent is killed
+	if old := g.leftovers(); len(old) != 1 || old[0].dir != w.dir {
+		t.Errorf("left over: %+v", old)
+	}
 	write(w.dir, "memory.events", "low 0\nhigh 0\nmax 12\noom 1\noom_kill 0\n")
 	if w.outOfMemory() {
 		t.Error("nothing was killed")
@@ -238,30 +240,39 @@ func TestVersion2Files(t *testing.T) {
 // TestOthersGroups: agents that start at the same moment all may make groups, and none takes those of one that lives
 // for left over.
 func TestOthersGroups(t *testing.T) {
-	dir := t.TempDir()
-	agent := func(want int) *groups {
-		t.Helper()
-		g := &groups{dir: dir, limit: "limit"}
-		if old, err := g.leftovers(); err != nil || len(old) != want {
-			t.Errorf("left over: %d, %v, want %d", len(old), err, want)
+	g, other := &groups{dir: t.TempDir(), limit: "limit"}, make(chan struct{})
+	var all sync.WaitGroup
+	all.Go(func() {
+		for {
+			select {
+			case <-other:
+				return
+			default:
+			}
+			for _, old := range g.leftovers() {
+				old.remove(0)
+			}
 		}
-		return g
+	})
+	end := sync.OnceFunc(func() { close(other); all.Wait() })
+	defer end()
+	for i := range 500 {
+		x, err := g.add("x", i, 1)
+		if err == nil {
+			_, err = os.Stat(filepath.Join(x.dir, "cgroup.procs"))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.RemoveAll(x.dir); err != nil {
+			t.Fatal(err)
+		}
+		_ = x.alive.Close()
 	}
-	first := agent(0)
-	if _, err := first.add("x", 7, 1); err != nil {
-		t.Fatal(err)
-	}
-	second := agent(0)
-	first.close()
-	third := agent(0)
-	second.close()
-	third.close()
-	agent(1).close()
-
+	end()
 	if _, err := newGroups(); err != nil {
 		t.Skipf("no group can be made here: %v", err)
 	}
-	var all sync.WaitGroup
 	for range 16 {
 		all.Go(func() {
 			for range 25 {

@@ -191,12 +191,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	if s.groups, err = newGroups(); err != nil {
 		s.log.Warn("workers have no memory limit of the kernel's, only Go's own", "err", err)
 	}
-	defer func() { s.groups.close() }()
-	left, err := s.groups.leftovers()
-	if err != nil {
-		s.log.Warn("control groups of an agent before this one are left", "err", err)
-	}
-	for _, old := range left {
+	for _, old := range s.groups.leftovers() {
 		s.wg.Go(func() { old.remove(removeLimit) })
 	}
 	defer context.AfterFunc(ctx, func() { _ = l.Close() })()
