@@ -113,9 +113,7 @@ func TestNodeFaults(t *testing.T) {
 		c.t = t
 		unharmed(func() {
 			hung := a.worker()
-			if err := unix.Kill(hung, unix.SIGSTOP); err != nil {
-				t.Fatal(err)
-			}
+			fixture.Stop(t, hung)
 			const killed = "it did not answer for 4s and was killed"
 			for _, path := range []string{"/healthz", "/readyz"} { // which do not wait for it
 				if got := c.get(path); got != "ok\n" || strings.Contains(c.agent.log.String(), killed) {

@@ -144,9 +144,7 @@ func TestNodeStorage(t *testing.T) {
 
 	// A worker itself that does not answer is killed.
 	hung := a.worker()
-	if err := unix.Kill(hung, unix.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	fixture.Stop(t, hung)
 	c.agent.waitLog("it did not answer for " + patience.String() + " and was killed")
 	a.pull("nightly", "disk0", "file0", content)
 }

@@ -16,6 +16,7 @@ import (
 
 	"vmfr/agent/session"
 	api "vmfr/api/session"
+	"vmfr/test/fixture"
 )
 
 // client is a transfer that lasts until it is cut.
@@ -215,9 +216,7 @@ func TestStopped(t *testing.T) {
 	front := r.mustJoin(frontPart, "u")
 	until(t, front, func(p *api.Report) bool { return p.State == api.Serving })
 	pid, before := r.newest()
-	if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	fixture.Stop(t, pid)
 	until(t, front, func(p *api.Report) bool { return p.Restarts > before && p.State == api.Serving })
 	if line, err := r.greeting(); err != nil || line != "u 1" {
 		t.Errorf("%q, %v", line, err)
