@@ -95,12 +95,9 @@ func (s *starter) prepare(path string) (*os.File, error) {
 		return nil, err
 	}
 	defer s.program.close()
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return nil, fmt.Errorf("this process may not mount: %w", err)
-	}
-	// Else whoever unmounts a file system meanwhile would wait for its device until the server ends.
+	// Whoever unmounts a file system meanwhile would wait for its device until the server ends.
 	if err := mountns.LeaveOthers(path); err != nil {
-		return nil, fmt.Errorf("leave the mounts of others: %w", err)
+		return nil, err
 	}
 	for _, p := range places {
 		if err = unix.Mount("vmfr", p, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "size=1m,mode=0711"); err == nil {

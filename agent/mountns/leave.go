@@ -11,13 +11,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// LeaveOthers unmounts, in this process's mount namespace, the file systems of loop devices and of
-// FUSE, except those that hold one of the paths in keep or a folder of the system. A namespace
+// LeaveOthers makes the mounts of this process's namespace private and unmounts, there, the file systems
+// of loop devices and of FUSE, except those that hold one of the paths in keep or a folder of the system. A namespace
 // begins with all mounts of the one that it was made in, and whoever unmounts a file system there
 // waits for its device until no other namespace has it.
-//
-// The namespace's mounts must be private: else they are unmounted everywhere.
 func LeaveOthers(keep ...string) error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("this process may not mount: %w", err)
+	}
 	b, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return err

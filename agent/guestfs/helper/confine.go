@@ -72,11 +72,8 @@ func Confine() (dir string, err error) {
 
 // ownMounts makes dir the process's /tmp and gives it a /proc of its own process namespace.
 func ownMounts(dir, cache string) error {
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("own mounts: %w", err)
-	}
 	if err := mountns.LeaveOthers(dir, cache); err != nil {
-		return err
+		return fmt.Errorf("own mounts: %w", err)
 	}
 	if cache != "" {
 		at := filepath.Join(dir, "cache")

@@ -12,8 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"vmfr/agent/mountns"
 )
 
@@ -31,9 +29,6 @@ func TestMain(m *testing.M) {
 		os.Exit(inOwnMounts())
 	}
 	err := mountns.OwnRoot()
-	if err == nil {
-		err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
-	}
 	if err == nil {
 		err = mountns.LeaveOthers(os.TempDir()) // who unmounts one of those would wait for the end of these tests
 	}

@@ -30,9 +30,6 @@ const Shared = "/var/lib/vmfr-shared"
 // see: itself in /proc, its own /run, /var/lib and /var/log, its cluster's Shared, and none of the
 // machine's loop and FUSE mounts, which it would keep busy.
 func (p place) prepareMounts(dir string) error {
-	if err := mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return err
-	}
 	if err := mountns.LeaveOthers(dir); err != nil {
 		return err
 	}
