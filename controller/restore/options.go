@@ -42,7 +42,7 @@ type Options struct {
 	// Limits of waits, from what began them.
 	DiscoveryLimit time.Duration // the discovery, from the file restore's creation; default 2h
 	DisksLimit     time.Duration // reading all backups' metadata; default 10m
-	LocationLimit  time.Duration // a storage location that cannot be read, from the file restore's creation; default 5m
+	LocationLimit  time.Duration // a storage location that cannot be read, from the creation of the file restore or of a Restore refused for that; default 5m
 	RestoreLimit   time.Duration // a Velero Restore, from its creation; default 4h, as Velero's own for its operations
 	MovementLimit  time.Duration // a data mover without progress; default 1h, twice what Velero gives it to begin
 	HolderLimit    time.Duration // a holder's pod that does not start, once its volumes are there; default 15m

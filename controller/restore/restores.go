@@ -58,8 +58,14 @@ func (r *reconciler) restores(ctx context.Context, s *scope) error {
 		if b.target == nil || b.gaveUp != "" {
 			continue
 		}
+		written := b.restoreName != ""
 		if err := r.findRestore(ctx, s, b); err != nil {
 			return err
+		}
+		if again, err := r.refused(ctx, s, b, written); err != nil {
+			return err
+		} else if again {
+			continue
 		}
 		if b.restore != nil || b.restoreName != "" || !b.usable() {
 			continue
@@ -99,6 +105,48 @@ func (r *reconciler) findRestore(ctx context.Context, s *scope, b *backup) error
 	}
 	b.took(&o)
 	return nil
+}
+
+// refused tells whether a Restore that Velero refused, since the backup's storage location was away for a moment, is to
+// be made again, and deletes it when the location is back. Before that it must not be in the status any more: there a
+// Restore that is gone was deleted by somebody. A location that stays away for LocationLimit costs the backup.
+func (r *reconciler) refused(ctx context.Context, s *scope, b *backup, written bool) (again bool, err error) {
+	o := b.restore
+	if o == nil || !velero.RefusedForLocation(o) {
+		return false, nil
+	}
+	since := o.CreationTimestamp
+	if o.DeletionTimestamp != nil {
+		since = *o.DeletionTimestamp
+	}
+	if !s.within(since.Time, r.LocationLimit) {
+		return false, nil
+	}
+	l, err := r.location(ctx, b)
+	if err != nil || l == nil {
+		return false, err
+	}
+	b.restore, b.restoreName, b.restorePhase, b.created, b.completed = nil, "", "", nil, nil
+	b.waiting = fmt.Sprintf("Velero refused it, since its storage location %s was not available: it is tried again", l.Name)
+	s.wake(s.now.Add(r.LocationLimit / 60))
+	if written || l.Status.Phase != velerov1.BackupStorageLocationPhaseAvailable || o.DeletionTimestamp != nil {
+		return true, nil
+	}
+	return true, client.IgnoreNotFound(r.client.Delete(ctx, o, client.Preconditions{UID: &o.UID}))
+}
+
+// location is a backup's storage location; nil: it is gone, or the backup is, which have their own states.
+func (r *reconciler) location(ctx context.Context, b *backup) (*velerov1.BackupStorageLocation, error) {
+	var o velerov1.Backup
+	err := r.client.Get(ctx, types.NamespacedName{Namespace: b.namespace, Name: b.name}, &o)
+	if err != nil {
+		return nil, client.IgnoreNotFound(err)
+	}
+	l := &velerov1.BackupStorageLocation{}
+	if err := r.direct.Get(ctx, types.NamespacedName{Namespace: b.namespace, Name: o.Spec.StorageLocation}, l); err != nil {
+		return nil, client.IgnoreNotFound(err)
+	}
+	return l, nil
 }
 
 // took takes over what a Restore says.

@@ -54,10 +54,11 @@ func TestCluster(t *testing.T) {
 	}
 	su := &suite{cp: cp, velero: cluster.StartVelero(t, cp), client: cp.Client(t, AddToScheme), scheme: scheme}
 	t.Run("velero", su.realVelero)
+	t.Run("refusal", su.refusal)
 	t.Run("worlds", func(t *testing.T) {
 		for name, test := range map[string]func(*testing.T){
 			"killed": su.killed, "ends": su.ends, "moves": su.moves, "limits": su.limits, "hostile": su.hostile,
-			"contents": su.contentsFail, "location": su.locationAway, "slots": su.slotsBound, "selection": su.selection, "secrets": su.secrets,
+			"contents": su.contentsFail, "location": su.locationAway, "refused": su.restoreRefused, "slots": su.slotsBound, "selection": su.selection, "secrets": su.secrets,
 			"existing": su.existing, "foreign": su.foreign, "expires": su.expires, "frozen": su.frozen,
 			"removed": su.removedAnywhere, "storage": su.storage, "held": su.heldUp, "repaired": su.repaired, "uninstalled": su.uninstalled,
 		} {

@@ -97,6 +97,14 @@ func JudgeRestore(r *velerov1.Restore) (RestoreState, string) {
 	}
 }
 
+// RefusedForLocation tells whether Velero refused a Restore only because its backup's storage location was not
+// available at that moment. It has made nothing then, and never tries again. Velero says so in words alone.
+func RefusedForLocation(r *velerov1.Restore) bool {
+	why := r.Status.ValidationErrors
+	return r.Status.Phase == velerov1.RestorePhaseFailedValidation && len(why) == 1 &&
+		strings.HasPrefix(why[0], "The BSL ") && strings.Contains(why[0], " is unavailable")
+}
+
 // FinalRestore tells whether Velero itself will do nothing more for a Restore.
 func FinalRestore(r *velerov1.Restore) bool {
 	switch r.Status.Phase {
