@@ -35,7 +35,7 @@ one() {
 # cut_off BINARY TARGET LOG tells whether a failed run only ended amid an input. Go's fuzzer can report its own deadline
 # as a failure, a process that it ended because it did not stop within a second as one that hung, and so one that had an
 # input for ten seconds, whoever had the processors: on a busy machine a good input takes longer. So such an input, or
-# seed, is tried once more, alone.
+# seed, is tried once more, alone, with ten seconds of a processor.
 cut_off() {
   local input name
   input=$(sed -n 's/^ *Failing input written to //p' "$3")
@@ -47,7 +47,7 @@ cut_off() {
   fi
   grep -q 'fuzzing process hung or terminated unexpectedly while minimizing: EOF' "$3" ||
     { grep -q 'fuzzing process hung or terminated unexpectedly: exit status 2' "$3" && stalled "$3"; } || return 1
-  "$1" -test.run "^$2\$/^$name\$" -test.timeout 5m >>"$3" 2>&1 || return 1
+  (ulimit -t 10 && exec "$1" -test.run "^$2\$/^$name\$" -test.timeout 5m) >>"$3" 2>&1 || return 1
   [ -n "$input" ] || return 0
   rm "$input"
   rmdir --parents --ignore-fail-on-non-empty "$(dirname "$input")"
