@@ -11,9 +11,13 @@ one() {
   local binary=$1 package=$2 target=$3 kept log=$dir/$BASHPID.log
   kept=$gocache/fuzz/$module${package#.}
   [ -z "$seeds" ] || kept=$(mktemp -d "$dir/corpus.XXXXXX")
-  # Where all of TIME went into the inputs that are there already, a hundred more are tried.
-  local limit
-  for limit in "$time" 100x; do
+  # Where all of TIME went into the inputs that are there already, these are run, and a hundred more.
+  local limit there
+  for limit in "$time" more; do
+    if [ "$limit" = more ]; then
+      there=$(sed -n 's|.*baseline coverage: [0-9]*/\([0-9]*\) completed.*|\1|p' "$log" | tail -n 1)
+      limit=$((${there:-0} + 100))x
+    fi
     if ! "$binary" -test.run '^$' -test.fuzz "^$target\$" -test.fuzztime "$limit" -test.fuzzminimizetime 10x -test.parallel 1 \
       -test.fuzzcachedir "$kept" >"$log" 2>&1; then
       if ! cut_off "$binary" "$target" "$log"; then
