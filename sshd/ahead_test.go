@@ -29,7 +29,7 @@ func TestReadAhead(t *testing.T) {
 	tr, g := gatedTree(t)
 	r := serve(t, tr, nil)
 	x, c := r.raw()
-	h := x.open(gatedPath)
+	h, other := x.open(gatedPath), x.open(gatedPath)
 	// A first read is no sequence, so the second one's end is where it begins.
 	const size = 32 << 10
 	from := uint64(slowAt - 3*size)
@@ -38,7 +38,7 @@ func TestReadAhead(t *testing.T) {
 	g.wait(t)
 	// What lies before the slow place comes with it; meanwhile other reads go on.
 	x.send(readRequest(10, h, from+2*size, size))
-	x.send(readRequest(11, h, 5000, 1000))
+	x.send(readRequest(11, other, 5000, 1000))
 	if p := x.next(); !isData(p, 11, g.content[5000:6000]) {
 		t.Fatalf("%.100q", p)
 	}

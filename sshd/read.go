@@ -114,6 +114,7 @@ type file struct {
 	f      *tree.File
 	record *audit.File
 	ahead  ahead
+	last   *turn // of the last read; startRead's alone
 
 	name   string // its handle; this and the next are guarded by handles.mu
 	closed bool
@@ -156,27 +157,47 @@ func (f *file) Close() error {
 	return nil
 }
 
-// startRead begins to answer a READ of n bytes at off, n at most maxRead. Answers are sent in
-// the order in which the content arrives, so that one slow read does not hold up others; clients
-// match them by their id. maxPending and maxReading bound the reads of a session.
+// turn is a read's place among those of its file.
+type turn struct {
+	room chan struct{} // closed when it has its room
+	sent chan struct{} // closed when its answer was sent, or never will be
+}
+
+// startRead begins to answer a READ of n bytes at off, n at most maxRead. All are read at the same time, and those of
+// one file are answered in the order of the requests: a client writes each answer to its place, and one whose
+// connection breaks while an earlier answer is missing keeps a file with a hole, which OpenSSH's reget takes for
+// whole up to its end. A slow read does not hold up those of other files. maxPending and maxReading bound the
+// reads of a session.
 func (w *wire) startRead(f *file, id uint32, off int64, n int) {
 	ready := w.begin(f, off, n)
+	before, own := f.last, &turn{room: make(chan struct{}), sent: make(chan struct{})}
+	f.last = own
 	w.reads.Go(func() {
 		defer w.v.s.caught("sftp read")
+		defer close(own.sent)
 		answered := sync.OnceFunc(f.ahead.finish)
 		defer answered()
 		if ready != nil {
 			defer ready.using.Done()
 		}
-		// Those before it end, if need be by the connection's end, so this is not for ever.
+		// Those before it end, if need be by the connection's end, so this is not for ever. Room is given in the
+		// order of the answers: else later ones could have all of it, and wait for one that gets none.
+		if before != nil {
+			<-before.room
+		}
 		_ = w.room.Acquire(context.Background(), int64(n))
+		close(own.room)
 		defer w.room.Release(int64(n))
 		if w.ended() != nil {
 			return
 		}
 		b, pool := w.v.s.buffers.get(n)
 		defer pool.Put(b)
-		_ = w.sendAfter(f.reply(*b, id, off, n, ready), answered) // an error ends the session, see fail
+		reply := f.reply(*b, id, off, n, ready)
+		if before != nil {
+			<-before.sent
+		}
+		_ = w.sendAfter(reply, answered) // an error ends the session, see fail
 	})
 }
 

@@ -9,13 +9,19 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"vmfr/agent/extent"
 	"vmfr/agent/tree"
+	"vmfr/test/fixture"
 )
 
 // isData tells whether p is the reply to read id with that content.
@@ -23,14 +29,17 @@ func isData(p []byte, id uint32, content []byte) bool {
 	return p[0] == fxpData && replyID(p) == id && bytes.Equal(p[9:], content)
 }
 
+// TestReadsOutOfOrder: a slow read holds up what follows of its file, which is read meanwhile, and nothing else.
 func TestReadsOutOfOrder(t *testing.T) {
 	tr, g := gatedTree(t)
 	r := serve(t, tr, nil)
 	x, _ := r.raw()
-	h := x.open(gatedPath)
+	h, other := x.open(gatedPath), x.open(gatedPath)
 	x.send(readRequest(11, h, slowAt, 1000))
 	<-g.entered
-	x.send(readRequest(12, h, 5000, 1000))
+	x.send(readRequest(15, h, 7000, 1000))
+	eventually(t, "the read of what follows", func() bool { return r.counters.Snapshot().Bytes == 1000 })
+	x.send(readRequest(12, other, 5000, 1000))
 	if p := x.next(); !isData(p, 12, g.content[5000:6000]) {
 		t.Fatalf("while a read waits: %.20q", p)
 	}
@@ -43,12 +52,55 @@ func TestReadsOutOfOrder(t *testing.T) {
 	if p := x.next(); p[0] != fxpStatus || replyID(p) != 14 || p[8] != fxFailure {
 		t.Fatalf("read after close: %q", p)
 	}
-	if n := r.counters.Snapshot().OpenFiles; n != 0 {
+	if n := r.counters.Snapshot().OpenFiles; n != 1 {
 		t.Errorf("%d open files", n)
 	}
 	close(g.gate)
 	if p := x.next(); !isData(p, 11, g.content[slowAt:slowAt+1000]) {
 		t.Fatalf("the slow read: %.20q", p)
+	}
+	if p := x.next(); !isData(p, 15, g.content[7000:8000]) {
+		t.Fatalf("what follows it: %.20q", p)
+	}
+}
+
+// TestInterruptedGet: what OpenSSH's client has of a file when its connection breaks is the file's beginning, so that
+// reget makes it whole, whatever was read out of order.
+func TestInterruptedGet(t *testing.T) {
+	fixture.Need(t, "sftp")
+	tr, g := gatedTree(t)
+	r := serve(t, tr, nil)
+	to := filepath.Join(t.TempDir(), "d.raw")
+	get := exec.Command("sftp", append(r.options("-q", "-b", "-", "-R", "64", "-B", "32768"), "oadp@"+r.host)...)
+	get.Stdin = strings.NewReader("get " + gatedPath + " " + to + "\n")
+	if err := get.Start(); err != nil {
+		t.Fatal(err)
+	}
+	<-g.entered
+	eventually(t, "reads of what follows", func() bool { return r.counters.Snapshot().Bytes >= slowAt+16*32<<10 })
+	for end := time.Now().Add(time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) { // for answers to arrive
+		if st, err := os.Stat(to); err == nil && st.Size() > slowAt {
+			break
+		}
+	}
+	ssh, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", get.Process.Pid))
+	pid, _ := strconv.Atoi(strings.TrimSpace(string(ssh)))
+	if err != nil || pid == 0 {
+		t.Fatalf("sftp's connection: %q, %v", ssh, err)
+	}
+	_ = unix.Kill(pid, unix.SIGKILL)
+	if err := get.Wait(); err == nil {
+		t.Fatal("the client did not notice")
+	}
+	close(g.gate)
+	g.armed.Store(false) // no place is slow or broken any more
+	got, err := os.ReadFile(to)
+	if err != nil || len(got) == 0 || !bytes.HasPrefix(g.content, got) {
+		t.Errorf("%d bytes that are not the file's first ones, %v", len(got), err)
+	}
+	r.mustSFTP("reget " + gatedPath + " " + to)
+	if got, err := os.ReadFile(to); err != nil || !bytes.Equal(got, g.content) {
+		t.Errorf("%d bytes after reget, %v; they are not the file's", len(got), err)
 	}
 }
 

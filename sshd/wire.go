@@ -56,7 +56,7 @@ var errWire = errors.New("sftp: malformed packet")
 //     hands over the real one as an extended attribute (see atimeMark) and wire moves it where
 //     it belongs;
 //   - backpressure: no request is read while maxPending wait for an answer;
-//   - reads that are answered as soon as they are done (see startRead): RequestServer keeps
+//   - reads of one file that wait for no others (see startRead): RequestServer keeps
 //     all replies in the order of the requests. With READ and WRITE taken from it, it handles
 //     one request at a time; it does not guard what an OPEN writes against a READ or WRITE
 //     whose handle is a guess;
