@@ -231,7 +231,7 @@ func filesOfAppliance(c *cell, r *restore, d guestDisks) {
 
 // helpers are the processes below an agent that are an appliance's, helper first.
 func helpers(agent int) (helper, qemu int) {
-	for _, p := range below(agent) {
+	for _, p := range descendants(agent) {
 		comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", p))
 		switch name := strings.TrimSpace(string(comm)); {
 		case strings.HasPrefix(name, "qemu"):
@@ -241,19 +241,6 @@ func helpers(agent int) (helper, qemu int) {
 		}
 	}
 	return helper, qemu
-}
-
-func below(pid int) (all []int) {
-	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
-	for _, f := range files {
-		b, _ := os.ReadFile(f)
-		for _, w := range strings.Fields(string(b)) {
-			if p, err := strconv.Atoi(w); err == nil {
-				all = append(append(all, p), below(p)...)
-			}
-		}
-	}
-	return all
 }
 
 // confinedHelper looks at an agent's running helper and its qemu from outside; uid is how their user ids begin.

@@ -148,14 +148,7 @@ func (a asks) Write(p []byte) (int, error) { a(); return len(p), nil }
 func TestReadAheadAtOnce(t *testing.T) {
 	tr, g := gatedTree(t)
 	close(g.gate)
-	n, err := tr.Resolve(gatedPath, true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f, err := tr.Open(n)
-	if err != nil {
-		t.Fatal(err)
-	}
+	f := openGated(t, tr)
 	const size = 1000
 	answers, ahead := 0, false
 	var w *wire
@@ -183,14 +176,7 @@ func TestReadAheadAtOnce(t *testing.T) {
 // TestReadAheadEnds: a client that never wants what is read ahead is left alone.
 func TestReadAheadEnds(t *testing.T) {
 	tr, g := gatedTree(t)
-	n, err := tr.Resolve(gatedPath, true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f, err := tr.Open(n)
-	if err != nil {
-		t.Fatal(err)
-	}
+	f := openGated(t, tr)
 	g.armed.Store(false)
 	s := newServer(tr, complete(t))
 	w := newWire(script{nil, io.Discard}, &view{ctx: t.Context(), s: s, c: &conn{}})

@@ -170,6 +170,20 @@ func gatedTree(t testing.TB) (*tree.Tree, *gated) {
 	return tr, g
 }
 
+// openGated opens the gated disk of a tree, without a client.
+func openGated(t testing.TB, tr *tree.Tree) *tree.File {
+	t.Helper()
+	n, err := tr.Resolve(gatedPath, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := tr.Open(n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
 func (g *gated) ReadAt(p []byte, off int64) (int, error) {
 	over := func(at int64) bool { return off <= at && at < off+int64(len(p)) }
 	switch {

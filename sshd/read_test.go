@@ -342,14 +342,7 @@ func TestReadPanics(t *testing.T) {
 func TestNoReplyAfterEnd(t *testing.T) {
 	tr, g := gatedTree(t)
 	s := newServer(tr, complete(t))
-	n, err := tr.Resolve(gatedPath, true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f, err := tr.Open(n)
-	if err != nil {
-		t.Fatal(err)
-	}
+	f := openGated(t, tr)
 	var sent bytes.Buffer
 	v := &view{ctx: context.Background(), s: s, c: &conn{}}
 	w := newWire(script{nil, &sent}, v)

@@ -148,11 +148,10 @@ func (v *Velero) BackupOf(t testing.TB, name, namespace string) *velerov1.Backup
 func (v *Velero) CopyBackup(t testing.TB, b *velerov1.Backup, name string, completed time.Time) *velerov1.Backup {
 	t.Helper()
 	at := metav1.NewTime(completed)
-	c := &velerov1.Backup{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: b.Namespace, Labels: b.Labels, Annotations: b.Annotations}, Spec: b.Spec}
+	c := &velerov1.Backup{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: b.Namespace, Labels: maps.Clone(b.Labels), Annotations: b.Annotations}, Spec: b.Spec}
+	delete(c.Labels, velerov1.StorageLocationLabel)
 	b.Status.DeepCopyInto(&c.Status)
 	c.Status.StartTimestamp, c.Status.CompletionTimestamp = &at, &at
-	c.Labels = maps.Clone(b.Labels)
-	delete(c.Labels, velerov1.StorageLocationLabel)
 	v.Default.copy(t, b.Name, c)
 	create(t, v.Client, c)
 	return c
